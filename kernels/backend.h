@@ -1,0 +1,154 @@
+// The seam to the hardware: batches of segments in, segments out. Two implementations, cpu/ and
+// (a later part) cuda/; both use the quantiser of codec_math.h and nothing else.
+//
+// A backend keeps no state between batches and owns no thread: calls are synchronous and may come
+// from several codec threads at once. Every job carries its own Status; one bad job never fails
+// its batch. A source element is loaded once (design 5): later passes run on the private copy.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "kernels/basis.h"
+#include "kernels/rope.h"
+#include "kernels/segment.h"
+#include "schemas/status.h"
+#include "schemas/types.h"
+
+namespace dyna {
+
+// K and V of `kv_heads` heads of one block's one layer, in memory that may belong to a client.
+// Strides are in bytes; the head_dim elements of a row are contiguous. Token-major, head-major and
+// paged layouts are all strides.
+struct KvView {
+  const std::byte* k = nullptr;
+  const std::byte* v = nullptr;
+  int64_t k_token_stride = 0, k_head_stride = 0;
+  int64_t v_token_stride = 0, v_head_stride = 0;
+  DType dtype = DType::kBf16;
+};
+struct MutableKvView {
+  std::byte* k = nullptr;
+  std::byte* v = nullptr;
+  int64_t k_token_stride = 0, k_head_stride = 0;
+  int64_t v_token_stride = 0, v_head_stride = 0;
+  DType dtype = DType::kBf16;
+};
+
+// What the allocator decided for one kv head.
+struct TilePlan {
+  uint8_t k_kind = kind::kPlain8;
+  uint8_t v_kind = kind::VBits(8);
+  uint64_t live = ~uint64_t{0};   // logical tokens that are kept
+};
+
+// What was measured while coding one kv head; sums over live, unpinned tokens.
+struct TileMeasure {
+  float k_energy = 0, k_error = 0;   // variance sum of x within the tile; squared error of decoded K
+  float v_energy = 0, v_error = 0;   // sum of z^2; squared error of decoded V
+};
+
+struct EncodeJob {
+  SegmentId id;                       // what the header says (segment.h)
+  KvView source;                      // [kv_heads][64][head_dim] by strides
+  const Basis* basis = nullptr;       // REQUIRED for level kinds; outlives the call
+  const RopeTable* rope = nullptr;    // REQUIRED with a `pre` basis whose layer has a rope
+  uint64_t pins = 0;                  // tokens kept raw
+  std::span<const TilePlan> plan;     // [kv_heads]
+  std::span<std::byte> out;           // >= EncodedBytes(...); 16-byte aligned
+  // results
+  Status status;
+  uint32_t bytes = 0;                 // of the segment, a multiple of kArenaUnit
+  float nmse = 0;                     // squared error / energy over the segment, K and V
+  std::span<TileMeasure> measure;     // [kv_heads], may be empty
+};
+
+struct DecodeJob {
+  std::span<const std::byte> segment;
+  const Basis* basis = nullptr;
+  const RopeTable* rope = nullptr;
+  uint16_t head_begin = 0, head_end = 0;  // absolute kv heads, within the segment's range
+  MutableKvView target;                   // head_begin is at head index 0
+  std::span<uint64_t> live;               // [heads], may be empty: the live masks, for readers that want them
+  Status status;
+};
+
+// Fewer bits (design 2, demotion). Within a basis it stays in the coded domain; from plain to a
+// level it decodes and encodes once, with `basis`.
+struct TranscodeJob {
+  std::span<const std::byte> segment;
+  const Basis* basis = nullptr;
+  const RopeTable* rope = nullptr;
+  std::span<const TilePlan> plan;     // [kv_heads]; a kind equal to today's copies the tile's bytes
+  std::span<std::byte> out;
+  Status status;
+  uint32_t bytes = 0;
+  float nmse = 0;                     // error so far + error added (an estimate: flags say so)
+  std::span<TileMeasure> measure;
+};
+
+// Window attention over held blocks (policy 1). Blocks must be the chain from the root.
+struct ScoreJob {
+  struct Block {
+    std::span<const std::byte> segment;
+    const Basis* basis = nullptr;
+    const RopeTable* rope = nullptr;
+  };
+  std::span<const Block> chain;
+  std::span<const float> queries;     // [W][q_heads][head_dim], post-RoPE
+  std::span<const float> lse;         // [W][q_heads] or empty: then the held blocks are the denominator
+  uint32_t first_query_position = 0;
+  uint16_t q_heads = 0;
+  uint16_t window = 0;                // of a sliding layer, 0: full
+  float scale = 0;                    // 1 / sqrt(head_dim) unless the model says otherwise
+  // result: x_i = a'_i * L_visible (policy 1): relative attention, sinks removed, group reduced by max.
+  std::span<float> relative;          // [kv_heads][chain.size() * 64]
+  Status status;
+};
+
+// Sums that a basis is made of (policy 2), of one tile batch and one window batch.
+struct MomentsJob {
+  KvView source;                      // only k is read
+  const RopeTable* rope = nullptr;    // null: frame `post`
+  uint64_t pins = 0;
+  uint16_t kv_heads = 0, head_dim = 0;
+  // results per head: count of unpinned tokens, sum of x, upper triangle of the centred second moment (f32)
+  std::span<uint32_t> count;          // [kv_heads]
+  std::span<float> sum;               // [kv_heads][d]
+  std::span<float> scatter;           // [kv_heads][d (d + 1) / 2]
+  Status status;
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual std::string_view name() const = 0;         // "cpu"
+  virtual std::string_view description() const = 0;  // "cpu (AVX2)"
+  virtual void Encode(std::span<EncodeJob> jobs) = 0;
+  virtual void Decode(std::span<DecodeJob> jobs) = 0;
+  virtual void Transcode(std::span<TranscodeJob> jobs) = 0;
+  virtual void Score(std::span<ScoreJob> jobs) = 0;
+  virtual void Moments(std::span<MomentsJob> jobs) = 0;
+
+  // The quantiser alone, for golden and differential tests. y, z: f16 bits [64][d]; pins excluded.
+  // `packed` receives the K tile (formats 3) or the V tile (formats 4) bytes.
+  virtual Status QuantiseK(std::span<const uint16_t> y, int head_dim, std::span<const uint8_t> widths,
+                           int run, uint64_t live, uint64_t pins, std::span<std::byte> packed) = 0;
+  virtual Status QuantiseV(std::span<const uint16_t> z, int head_dim, int bits, uint64_t live,
+                           uint64_t pins, std::span<std::byte> packed, int8_t* v_exp) = 0;
+  // The inverse: y', z' as f16 bits.
+  virtual Status DequantiseK(std::span<const std::byte> packed, int head_dim,
+                             std::span<const uint8_t> widths, int run, std::span<uint16_t> y) = 0;
+  virtual Status DequantiseV(std::span<const std::byte> packed, int head_dim, int bits, int8_t v_exp,
+                             std::span<uint16_t> z) = 0;
+};
+
+// "auto" picks the best instruction set of this machine; "scalar", "avx2", "avx512" force one
+// (UNSUPPORTED where the machine has not got it).
+Result<std::unique_ptr<Backend>> MakeCpuBackend(std::string_view isa = "auto");
+
+}  // namespace dyna
