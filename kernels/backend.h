@@ -39,17 +39,16 @@ struct MutableKvView {
   DType dtype = DType::kBf16;
 };
 
-// What the allocator decided for one kv head.
-struct TilePlan {
-  uint8_t k_kind = kind::kPlain8;
-  uint8_t v_kind = kind::VBits(8);
-  uint64_t live = ~uint64_t{0};   // logical tokens that are kept
-};
-
-// What was measured while coding one kv head; sums over live, unpinned tokens.
+// What was measured while coding one kv head; sums over live, unpinned tokens. The relative error
+// (error / energy) of K is in the metric of its kind: of x for raw, fp8 and plain kinds, of y for
+// levels, where an error costs attention the same in every channel (formats 1). There the
+// channels that keep a width are measured exactly, and what the others lose is estimated without
+// bias from the tile itself (Basis::probes).
 struct TileMeasure {
-  float k_energy = 0, k_error = 0;   // variance sum of x within the tile; squared error of decoded K
-  float v_energy = 0, v_error = 0;   // sum of z^2; squared error of decoded V
+  float k_energy = 0;  // variance of x within the tile, summed over tokens and channels
+  float k_error = 0;   // k_energy times the relative error of decoded K
+  float v_energy = 0;  // sum of v^2 (= z^2)
+  float v_error = 0;   // squared error of decoded V
 };
 
 struct EncodeJob {
@@ -61,9 +60,12 @@ struct EncodeJob {
   std::span<const TilePlan> plan;     // [kv_heads]
   std::span<std::byte> out;           // >= EncodedBytes(...); 16-byte aligned
   // results
+  // INVALID names layer, head and token of a value that cannot be coded. TOO_LARGE: `out` holds
+  // fewer than `bytes`; also where a level's scale is above LOG8's top and the tile became plain8
+  // (formats 2), which needs more than was planned.
   Status status;
   uint32_t bytes = 0;                 // of the segment, a multiple of kArenaUnit
-  float nmse = 0;                     // squared error / energy over the segment, K and V
+  float nmse = 0;                     // sum of K and V errors / sum of energies
   std::span<TileMeasure> measure;     // [kv_heads], may be empty
 };
 
@@ -73,22 +75,25 @@ struct DecodeJob {
   const RopeTable* rope = nullptr;
   uint16_t head_begin = 0, head_end = 0;  // absolute kv heads, within the segment's range
   MutableKvView target;                   // head_begin is at head index 0
-  std::span<uint64_t> live;               // [heads], may be empty: the live masks, for readers that want them
+  // [heads], may be empty: the live masks, for readers that want them (0 where K and V are none).
+  std::span<uint64_t> live;
   Status status;
 };
 
 // Fewer bits (design 2, demotion). Within a basis it stays in the coded domain; from plain to a
-// level it decodes and encodes once, with `basis`.
+// level it decodes and encodes once, with `basis`. Pins and the block's identity are kept. Never
+// more bits: INVALID; V reaches 1 bit only from 8 bits or raw. A segment that has a basis keeps it.
 struct TranscodeJob {
   std::span<const std::byte> segment;
-  const Basis* basis = nullptr;
+  const Basis* basis = nullptr;       // the segment's own, or the one its first level will fix
   const RopeTable* rope = nullptr;
-  std::span<const TilePlan> plan;     // [kv_heads]; a kind equal to today's copies the tile's bytes
-  std::span<std::byte> out;
+  // [kv_heads]; a kind equal to today's copies the tile's bytes; live: a subset of today's.
+  std::span<const TilePlan> plan;
+  std::span<std::byte> out;           // does not overlap `segment`
   Status status;
   uint32_t bytes = 0;
   float nmse = 0;                     // error so far + error added (an estimate: flags say so)
-  std::span<TileMeasure> measure;
+  std::span<TileMeasure> measure;     // error added by this step alone; 0 where bytes were copied
 };
 
 // Window attention over held blocks (policy 1). Blocks must be the chain from the root.
@@ -102,24 +107,38 @@ struct ScoreJob {
   std::span<const float> queries;     // [W][q_heads][head_dim], post-RoPE
   std::span<const float> lse;         // [W][q_heads] or empty: then the held blocks are the denominator
   uint32_t first_query_position = 0;
-  uint16_t q_heads = 0;
-  uint16_t window = 0;                // of a sliding layer, 0: full
+  uint16_t q_heads = 0;               // a multiple of the chain's kv_heads
+  uint32_t window = 0;                // of a sliding layer, 0: full
   float scale = 0;                    // 1 / sqrt(head_dim) unless the model says otherwise
-  // result: x_i = a'_i * L_visible (policy 1): relative attention, sinks removed, group reduced by max.
+  // Result: x_i = a'_i * L_visible (policy 1), the mean over the queries that see token i; sinks
+  // (the first 4 tokens, whose x is 0) removed, group reduced by max. L_visible counts the visible
+  // tokens without sinks: all of them with `lse`, the held ones without.
   std::span<float> relative;          // [kv_heads][chain.size() * 64]
   Status status;
 };
 
-// Sums that a basis is made of (policy 2), of one tile batch and one window batch.
+// Sums that a basis is made of (policy 2), of one block. Results are added to what is there.
 struct MomentsJob {
   KvView source;                      // only k is read
   const RopeTable* rope = nullptr;    // null: frame `post`
-  uint64_t pins = 0;
+  uint32_t block_index = 0;
+  uint64_t pins = 0;                  // tokens that do not count
   uint16_t kv_heads = 0, head_dim = 0;
-  // results per head: count of unpinned tokens, sum of x, upper triangle of the centred second moment (f32)
-  std::span<uint32_t> count;          // [kv_heads]
-  std::span<float> sum;               // [kv_heads][d]
-  std::span<float> scatter;           // [kv_heads][d (d + 1) / 2]
+  std::span<uint32_t> count;          // [kv_heads] unpinned tokens
+  std::span<float> sum;               // [kv_heads][d] of x
+  // [kv_heads][d (d + 1) / 2], upper triangle of sum (x - tile's mean)(x - tile's mean)'.
+  std::span<float> scatter;
+  Status status;
+};
+
+// The same of one window of queries: second moments, per kv head over its group of query heads.
+struct QueryMomentsJob {
+  std::span<const float> queries;     // [W][q_heads][head_dim], post-RoPE
+  const RopeTable* rope = nullptr;    // null: frame `post`, else RoPE is undone first
+  uint32_t first_query_position = 0;
+  uint16_t q_heads = 0, kv_heads = 0, head_dim = 0;
+  std::span<uint32_t> count;          // [kv_heads] query vectors
+  std::span<float> second;            // [kv_heads][d (d + 1) / 2], upper triangle of sum q q'
   Status status;
 };
 
@@ -133,14 +152,18 @@ class Backend {
   virtual void Transcode(std::span<TranscodeJob> jobs) = 0;
   virtual void Score(std::span<ScoreJob> jobs) = 0;
   virtual void Moments(std::span<MomentsJob> jobs) = 0;
+  virtual void QueryMoments(std::span<QueryMomentsJob> jobs) = 0;
 
-  // The quantiser alone, for golden and differential tests. y, z: f16 bits [64][d]; pins excluded.
-  // `packed` receives the K tile (formats 3) or the V tile (formats 4) bytes.
-  virtual Status QuantiseK(std::span<const uint16_t> y, int head_dim, std::span<const uint8_t> widths,
-                           int run, uint64_t live, uint64_t pins, std::span<std::byte> packed) = 0;
+  // The quantiser alone, for golden and differential tests. y, z: f16 bits [64][d] token-major,
+  // logical tokens; row r of the tile is the r-th token of `live`, pins excluded. `packed` receives
+  // the K tile (formats 3) or V tile (formats 4; bits 1, 2, 4, 8). INVALID: a value outside f16;
+  // TOO_LARGE: a scale above LOG8.
+  virtual Status QuantiseK(std::span<const uint16_t> y, int head_dim,
+                           std::span<const uint8_t> widths, int run, uint64_t live, uint64_t pins,
+                           std::span<std::byte> packed) = 0;
   virtual Status QuantiseV(std::span<const uint16_t> z, int head_dim, int bits, uint64_t live,
                            uint64_t pins, std::span<std::byte> packed, int8_t* v_exp) = 0;
-  // The inverse: y', z' as f16 bits.
+  // The inverse: y', z' as f16 bits [64][d], by row (not unpacked to logical tokens).
   virtual Status DequantiseK(std::span<const std::byte> packed, int head_dim,
                              std::span<const uint8_t> widths, int run, std::span<uint16_t> y) = 0;
   virtual Status DequantiseV(std::span<const std::byte> packed, int head_dim, int bits, int8_t v_exp,
