@@ -23,7 +23,17 @@ function(dyna_library name)
   target_link_libraries(${name} PUBLIC ${A_DEPS} PRIVATE dyna_flags)
 endfunction()
 
-# dyna_test(NAME SRCS x_test.cc LIBS dyna_arena): one executable a folder, each case a ctest test.
+# What the sanitizer and fuzz stages of tests/run build: nothing else is compiled there.
+add_custom_target(dyna_asan_tests)
+add_custom_target(dyna_tsan_tests)
+add_custom_target(dyna_fuzzers)
+# Folders whose unit tests also run under ASan and UBSan: arithmetic, bookkeeping and every door.
+set(DYNA_ASAN_FOLDERS schemas kernels kernels/cpu client/base client/transport daemon/arena
+    daemon/policy daemon/policy/basis daemon/tier daemon/store daemon/config daemon/admin)
+
+# dyna_test(NAME SRCS x_test.cc LIBS dyna_arena [LABELS tsan]): one executable a folder, one ctest
+# test. Labels: the folder is one by itself; `e2e` starts processes and runs alone; `tsan` and
+# `asan` also run in those stages; `long` only in tests/run --long.
 function(dyna_test name)
   if(NOT DYNA_TESTS)
     return()
@@ -32,8 +42,31 @@ function(dyna_test name)
   add_executable(${name} ${A_SRCS})
   target_link_libraries(${name} PRIVATE ${A_LIBS} GTest::gtest_main GTest::gmock dyna_flags)
   add_test(NAME ${name} COMMAND ${name})
-  set_tests_properties(${name} PROPERTIES TIMEOUT 600 SKIP_REGULAR_EXPRESSION "\\[  SKIPPED \\] [1-9][0-9]* test.*\\[  PASSED  \\] 0 tests")
-  if(A_LABELS)
-    set_tests_properties(${name} PROPERTIES LABELS "${A_LABELS}")
+  file(RELATIVE_PATH folder ${CMAKE_SOURCE_DIR} ${CMAKE_CURRENT_SOURCE_DIR})
+  list(APPEND A_LABELS ${folder})
+  if(folder IN_LIST DYNA_ASAN_FOLDERS)
+    list(APPEND A_LABELS asan)
   endif()
+  foreach(sanitizer asan tsan)
+    if(sanitizer IN_LIST A_LABELS)
+      add_dependencies(dyna_${sanitizer}_tests ${name})
+    endif()
+  endforeach()
+  set_tests_properties(${name} PROPERTIES TIMEOUT 600 LABELS "${A_LABELS}"
+    SKIP_REGULAR_EXPRESSION "\\[  SKIPPED \\] [1-9][0-9]* test.*\\[  PASSED  \\] 0 tests")
+  if("e2e" IN_LIST A_LABELS)
+    set_tests_properties(${name} PROPERTIES RUN_SERIAL ON)
+  endif()
+endfunction()
+
+# dyna_fuzz(frame SRCS frame_fuzz.cc LIBS dyna_transport): bin/fuzz_frame, which starts from the
+# committed inputs in corpus/frame.
+function(dyna_fuzz name)
+  if(NOT DYNA_FUZZ)
+    return()
+  endif()
+  cmake_parse_arguments(A "" "" "SRCS;LIBS" ${ARGN})
+  add_executable(fuzz_${name} ${A_SRCS})
+  target_link_libraries(fuzz_${name} PRIVATE ${A_LIBS} dyna_flags -fsanitize=fuzzer)
+  add_dependencies(dyna_fuzzers fuzz_${name})
 endfunction()

@@ -1,0 +1,80 @@
+#!/usr/bin/env python3
+"""Counts test cases from the XML files that a stage of tests/run left.
+
+  count.py LOGS STAGE            "12 passed, 1 skipped"
+  count.py LOGS --total FAILED   the closing line of tests/run, over all stages
+
+A ctest test that wrote Google Test's XML counts as its cases, any other as one case. A stage that
+failed without a failed case (it did not build, or crashed) counts as one failure.
+"""
+
+import pathlib
+import sys
+import xml.etree.ElementTree as ET
+
+
+def count_cases(path):
+    """(passed, failed, skipped) of one XML file in JUnit's or Google Test's dialect."""
+    passed = failed = skipped = 0
+    for case in ET.parse(path).getroot().iter("testcase"):
+        if case.find("failure") is not None or case.find("error") is not None:
+            failed += 1
+        elif case.find("skipped") is not None or case.get("status") in ("notrun", "disabled"):
+            skipped += 1
+        else:
+            passed += 1
+    return passed, failed, skipped
+
+
+def count_ctest(folder):
+    """ctest's own file says which executables ran; theirs say what was in each."""
+    total = [0, 0, 0]
+    for case in ET.parse(folder / "ctest.junit").getroot().iter("testcase"):
+        gtest = folder / (case.get("name") + ".xml")
+        broke = case.find("failure") is not None or case.get("status") == "fail"
+        if gtest.exists():
+            counts = count_cases(gtest)
+            if broke and not counts[1]:  # crashed, or a sanitizer spoke at exit
+                counts = (counts[0], 1, counts[2])
+        elif broke:
+            counts = (0, 1, 0)
+        else:
+            counts = (0, 0, 1) if case.find("skipped") is not None else (1, 0, 0)
+        total = [a + b for a, b in zip(total, counts)]
+    return tuple(total)
+
+
+def count_stage(logs, stage):
+    total = [0, 0, 0]
+    folder = logs / "xml" / stage
+    parts = []
+    if (folder / "ctest.junit").exists():
+        parts.append(count_ctest(folder))
+    if (folder / "pytest.xml").exists():
+        parts.append(count_cases(folder / "pytest.xml"))
+    if (logs / f"{stage}.count").exists():
+        parts.append(tuple(map(int, (logs / f"{stage}.count").read_text().split())))
+    for counts in parts:
+        total = [a + b for a, b in zip(total, counts)]
+    return tuple(total), bool(parts)
+
+
+def main(arguments):
+    logs = pathlib.Path(arguments[0])
+    if arguments[1] != "--total":
+        (passed, failed, skipped), any_ran = count_stage(logs, arguments[1])
+        words = [f"{passed} passed"]
+        words += [f"{failed} failed"] if failed else []
+        words += [f"{skipped} skipped"] if skipped else []
+        print(", ".join(words) if any_ran else "")
+        return
+    stages = {p.name for p in (logs / "xml").glob("*")} | {p.stem for p in logs.glob("*.count")}
+    total = [0, 0, 0]
+    for stage in stages:
+        total = [a + b for a, b in zip(total, count_stage(logs, stage)[0])]
+    total[1] = max(total[1], int(arguments[2]))
+    print(f"{total[0]} passed, {total[1]} failed, {total[2]} skipped")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
