@@ -8,14 +8,14 @@
 #include <string>
 #include <vector>
 
-namespace dyna {
+namespace dyna::config {
 
 struct ServerOptions {
   // path of the AF_UNIX socket; "": in /run/dynacompress as root, else in XDG_RUNTIME_DIR
   std::string socket;
-  // who may connect; empty: root and the daemon's own uid
+  // uids that may connect; empty: root and the daemon's own uid
   std::vector<uint32_t> uids;
-  // path; "": /var/lib/dynacompress as root, else in XDG_STATE_HOME
+  // path of the state folder; "": /var/lib/dynacompress as root, else in XDG_STATE_HOME
   std::string state_dir;
   // threads that encode and decode; 0: one a core
   uint32_t codec_threads = 0;
@@ -28,12 +28,13 @@ struct ServerOptions {
 };
 
 struct AdminOptions {
+  // serve metrics, probes and the status page over HTTP
   bool enabled = true;
-  // numeric IP; anything but loopback shows metrics to the network
+  // numeric IP address; anything but loopback shows metrics to the network
   std::string address = "127.0.0.1";
-  // TCP; 0: any free one (logged)
+  // TCP port; 0: any free one, logged
   uint16_t port = 9464;
-  // open at once; each costs about 20 KiB
+  // connections open at once; each costs about 20 KiB
   uint32_t connections = 32;
 };
 
@@ -45,8 +46,9 @@ struct ArenaOptions {
 };
 
 struct SpillOptions {
+  // keep blocks on disk that no longer fit the arena; off: they are evicted
   bool enabled = true;
-  // path, disposable; "": STATE_DIR/spill
+  // path of a disposable folder; "": spill in the state folder
   std::string dir;
   // bytes of disk; 0: 20 GB or 10 % of the free space, the smaller
   uint64_t bytes = 0;
@@ -57,14 +59,14 @@ struct SpillOptions {
 struct BankOptions {
   // off: `durability = persistent` is refused
   bool enabled = true;
-  // path, durable; "": STATE_DIR/bank
+  // path of a durable folder; "": bank in the state folder
   std::string dir;
-  // bytes of disk, then QUOTA; 0: as for spill
+  // bytes of disk, then puts answer QUOTA; 0: as for spill
   uint64_t bytes = 0;
 };
 
 struct PolicyOptions {
-  // dynacompress, full, uniform
+  // how bits are given out: dynacompress, full, uniform
   std::string name = "dynacompress";
   // 0..1: share of importance that attention history decides; 1 starves old facts
   double hedge = 0.5;
@@ -165,10 +167,10 @@ struct UcxOptions {
 };
 
 struct LogOptions {
-  // debug, info, warn, error
+  // debug, info, warn, error, off: the least severe line that is written
   std::string level = "info";
-  // one JSON object a line instead of text
-  bool json = false;
+  // path that lines are appended to; "": stderr
+  std::string file;
 };
 
 struct Options {
@@ -187,4 +189,4 @@ struct Options {
   std::vector<TenantOptions> tenants;  // at most 100
 };
 
-}  // namespace dyna
+}  // namespace dyna::config
