@@ -25,6 +25,7 @@ inline constexpr size_t kMaxUcxControl = 960;       // beside a payload over UCX
 inline constexpr size_t kMaxUcxSegments = 16;       // of one frame with payload over UCX
 inline constexpr size_t kMaxBlocksPerMessage = 4096;
 inline constexpr size_t kMaxSegmentsPerMessage = 16384;
+inline constexpr size_t kMaxMasksPerMessage = 65536;   // of Fetch::want_masks: segments x heads
 inline constexpr size_t kMaxUcxAddress = 4096;
 
 enum class Type : uint8_t {

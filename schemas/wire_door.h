@@ -1,0 +1,63 @@
+// What wire_parse.cc reads fields with: each read states its bound and remembers the first failure.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <flatbuffers/flatbuffers.h>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "schemas/status.h"
+
+namespace dyna::wire {
+
+// Remembers the first bound that does not hold; reading goes on (every read is safe by itself).
+class Door {
+ public:
+  bool Require(bool holds, const char* what, StatusCode code = StatusCode::kInvalid) {
+    if (!holds && status_.ok()) status_ = Status(code, what);
+    return holds;
+  }
+  void Take(Status s) {
+    if (status_.ok()) status_ = std::move(s);
+  }
+  const Status& status() const { return status_; }
+
+ private:
+  Status status_;
+};
+
+template <typename V>
+size_t Size(const V* vector) {
+  return vector == nullptr ? 0 : vector->size();
+}
+
+inline bool Finite(float f) { return std::isfinite(f) && f >= 0; }
+
+template <typename T, typename Fb>
+std::vector<T> Copy(const flatbuffers::Vector<Fb>* v, size_t min, size_t max, const char* what,
+                    Door& door) {
+  const size_t n = Size(v);
+  door.Require(n >= min, what);
+  if (!door.Require(n <= max, what, StatusCode::kTooLarge)) return {};
+  std::vector<T> out(n);
+  for (size_t i = 0; i < n; ++i) out[i] = static_cast<T>(v->Get(static_cast<uint32_t>(i)));
+  return out;
+}
+
+inline std::string Text(const flatbuffers::String* s, size_t max, const char* what, Door& door) {
+  if (s == nullptr) return {};
+  if (!door.Require(s->size() <= max, what, StatusCode::kTooLarge)) return {};
+  for (unsigned char c : *s) door.Require(c >= 0x20 && c != 0x7f, what);
+  return s->str();
+}
+
+template <typename E>
+E Enum(uint8_t value, E first, E last, const char* what, Door& door) {
+  door.Require(value >= static_cast<uint8_t>(first) && value <= static_cast<uint8_t>(last), what);
+  return static_cast<E>(value);
+}
+
+}  // namespace dyna::wire
