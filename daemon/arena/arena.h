@@ -108,8 +108,9 @@ class Arena {
   ArenaStats stats() const;
 
   // A window of addresses that, once emptied, gives one free range of `want` bytes. While the plan
-  // lives the window's holes are withheld from Allocate. Empty when there is nothing to gain: a
-  // range of that size is free already, or no window can be emptied into the room outside it.
+  // lives the window's holes are withheld from Allocate (and count as live). Empty when there is
+  // nothing to gain: a range of that size is free already, or no window can be emptied into the
+  // room outside it.
   class Plan {
    public:
     Plan() = default;
@@ -132,8 +133,9 @@ class Arena {
   Plan PlanCompaction(uint64_t want);
 
   // Carries out up to `max_bytes` of the plan (one extent at least). For each extent `mover` gets
-  // its owner, its place and a fresh extent; it copies, puts `fresh` where the old one was and
-  // drops the old one, or returns false to leave it. True when the plan is finished.
+  // its owner, its place and a fresh extent: it copies the bytes and swaps `fresh` with the extent
+  // that the owner holds (so that the emptied place stays with the plan), or returns false to leave
+  // it. True when the plan is finished and its window free.
   using Mover = std::function<bool(uint64_t owner, uint64_t offset, Extent& fresh)>;
   bool CompactStep(Plan& plan, uint64_t max_bytes, const Mover& mover);
 
