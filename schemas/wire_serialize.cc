@@ -1,4 +1,5 @@
-// Plain structs to FlatBuffers. In one build the bytes are a function of the message alone.
+// Plain structs to FlatBuffers. The bytes are a function of the message alone, with any compiler:
+// parts are made in statements, never among the arguments of one call, whose order is free.
 #include <cstring>
 #include <flatbuffers/flatbuffers.h>
 
@@ -57,14 +58,16 @@ Offset<fb::Layout> ToFb(FlatBufferBuilder& b, const Layout& l) {
 }
 
 auto Build(FlatBufferBuilder& b, const Hello& m) {
-  return fb::CreateHello(b, m.version, m.features, b.CreateString(m.client_name),
-                         b.CreateString(m.token), b.CreateVector(m.ucx_address));
+  const auto name = b.CreateString(m.client_name);
+  const auto token = b.CreateString(m.token);
+  return fb::CreateHello(b, m.version, m.features, name, token, b.CreateVector(m.ucx_address));
 }
 auto Build(FlatBufferBuilder& b, const HelloReply& m) {
   const auto status = ToFb(b, m.status);
   const auto* token = reinterpret_cast<const fb::Token*>(m.session_token.data());
+  const auto address = b.CreateVector(m.ucx_address);
   return fb::CreateHelloReply(b, status, m.version, m.features, m.instance_id, token,
-                              m.request_credits, m.byte_credits, b.CreateVector(m.ucx_address),
+                              m.request_credits, m.byte_credits, address,
                               b.CreateString(m.server_version));
 }
 auto Build(FlatBufferBuilder& b, const StatusReply& m) {
@@ -81,8 +84,10 @@ auto Build(FlatBufferBuilder& b, const OpenContext& m) {
         *out = fb::LayerShape(l.window, l.max_position, l.kv_heads, l.q_heads, l.head_dim, l.rope,
                               U8(l.kind));
       });
-  return fb::CreateOpenContext(b, b.CreateString(s.model), b.CreateString(s.revision),
-                               b.CreateString(s.adapter), U8(s.dtype), s.attend, s.masks, layers,
+  const auto model = b.CreateString(s.model);
+  const auto revision = b.CreateString(s.revision);
+  const auto adapter = b.CreateString(s.adapter);
+  return fb::CreateOpenContext(b, model, revision, adapter, U8(s.dtype), s.attend, s.masks, layers,
                                b.CreateVector(ropes));
 }
 auto Build(FlatBufferBuilder& b, const OpenContextReply& m) {
