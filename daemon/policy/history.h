@@ -14,19 +14,12 @@
 #include <span>
 #include <vector>
 
+#include "daemon/policy/options.h"
 #include "schemas/record.h"
 #include "schemas/status.h"
 #include "schemas/types.h"
 
 namespace dyna {
-
-enum class HistoryGrain : uint8_t { kGroup = 8, kToken = 64 };  // bytes of a (layer, kv head)
-
-struct HistoryOptions {
-  double half_life_tokens = 4096;
-  double max_step = 2;         // octaves that one report may move r by, the first from r = 1
-  uint32_t max_advance = 65536;  // a report that claims more tokens counts as this many
-};
 
 // The tokens of one block as one report saw them: x[head][64], relative attention (policy 1).
 struct BlockReport {

@@ -16,12 +16,6 @@
 
 namespace dyna {
 
-struct HedgeOptions {
-  double hedge = 0.5;
-  double gamma = 0.5;                // g
-  double half_life_tokens = 4096;    // of Z
-};
-
 // Z of every (layer, kv head) of one tenant's context, made where the chain is held.
 class HedgeNormaliser {
  public:

@@ -13,16 +13,11 @@
 #include <vector>
 
 #include "daemon/policy/ladder_set.h"
+#include "daemon/policy/options.h"
 #include "schemas/context.h"
 #include "schemas/status.h"
 
 namespace dyna {
-
-struct PolicyOptions {
-  double uniform_k_bits = 2;    // `uniform`: a level's target; 4 and 8 are plain without a basis
-  int uniform_v_bits = 2;
-  double keep_share = 1;        // of a chain's tokens, for policies that drop tokens
-};
 
 // A chain from the root as a policy that drops tokens sees it; r as in policy.md 3.
 struct ChainView {
@@ -53,6 +48,6 @@ class Policy {
 // dynacompress, full, uniform.
 std::vector<std::string_view> PolicyNames();
 // INVALID naming the option or the nearest known name.
-Result<std::unique_ptr<Policy>> MakePolicy(std::string_view name, const PolicyOptions& options = {});
+Result<std::unique_ptr<Policy>> MakePolicy(const PolicyOptions& options);
 
 }  // namespace dyna

@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "daemon/policy/ladder_set.h"
+#include "daemon/policy/options.h"
 #include "kernels/segment.h"
 #include "schemas/record.h"
 
@@ -44,14 +45,6 @@ struct PricedSegment {
   int16_t log2_h = 0;        // reuse, eighths
   bool observed = false;     // a report has covered the block's layer
   bool frozen = false;       // leased or mapped: its bytes count, its steps do not
-};
-
-struct PriceOptions {
-  // A resident tile is demoted only when the price is this far above its threshold, so that a
-  // price or a weight that wobbles does not wear tiles down. Eighths of an octave.
-  int resident_bonus = 2;
-  double slack = 1.0 / 256;    // a solve that must demote goes this far below the budget
-  double band = 1.0 / 16;      // the price falls only when more than this is free
 };
 
 // Kinds at `price`: never more bits than the cells have. `fresh`: full precision is at hand (a

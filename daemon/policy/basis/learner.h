@@ -16,19 +16,10 @@
 
 #include "daemon/policy/basis/builder.h"
 #include "daemon/policy/basis/moments.h"
+#include "daemon/policy/options.h"
 #include "schemas/record.h"
 
 namespace dyna {
-
-struct BasisLearnerOptions {
-  uint32_t min_tokens = 2048;        // unpinned, before a layer's first basis
-  uint32_t keys_only_tokens = 4096;  // without any query: a basis of keys alone
-  uint32_t queries_per_dim = 4;
-  uint32_t sample_every = 64;        // after the first basis one block in this many
-  uint32_t window_tokens = 8192;     // of the second accumulator
-  double min_gain = 0.10;
-  uint32_t bases_per_layer = 4;
-};
 
 // A basis to be made, away from the loop.
 struct DueBasis {
@@ -43,7 +34,7 @@ struct DueBasis {
 class BasisLearner {
  public:
   BasisLearner(const ContextSpec& spec, Fingerprint fingerprint,
-               const BasisLearnerOptions& options);
+               const LearnerOptions& options);
 
   bool WantsTile(int layer, uint64_t block) const;
   Status AddTile(int layer, int head_begin, std::span<const uint32_t> count,
@@ -84,7 +75,7 @@ class BasisLearner {
 
   ContextSpec spec_;
   Fingerprint fingerprint_;
-  BasisLearnerOptions options_;
+  LearnerOptions options_;
   uint32_t longest_chain_ = 0;
   std::vector<Layer> layers_;
 };
