@@ -66,7 +66,8 @@ struct HelloReply {
   std::string server_version;
 };
 
-// The answer of everything that has none of its own.
+// The answer of everything that has none of its own (DeregisterRegion, ReleaseLease, Report,
+// PutOpaque, SetBudget), and of any request that failed before it could have it.
 struct StatusReply {
   Status status;
 };
@@ -204,7 +205,7 @@ struct Pin {
   bool pinned = true;
   uint32_t ttl_ms = 0;                // 0: no expiry
 };
-struct CountReply {
+struct CountReply {                   // of Delete, Clear, Pin, BankDrop
   Status status;
   uint64_t count = 0;                 // blocks that were concerned
 };
