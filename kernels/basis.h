@@ -47,8 +47,8 @@ class Basis {
                                                     std::span<const BasisHeadParts> heads);
 
   // The only door to the bytes of a basis: lengths, enums, reserved zeros, checksum, finite
-  // values, widths in {0, 2, 4, 8} that never narrow from level to level, level 0 all zero,
-  // B A close to the identity on every head that was seen.
+  // values, widths in {0, 2, 4, 8} that never narrow from level to level, level 0 all zero; on heads that
+  // were seen B must undo A (tried on a few vectors).
   static Result<std::shared_ptr<const Basis>> Parse(std::span<const std::byte> bytes);
 
   const BasisInfo& info() const { return info_; }
@@ -69,7 +69,7 @@ class Basis {
   double relative_error(int head, int level) const;            // predicted, in the metric of y
   // The target a level is called by ("L2" is 2): the least target that all heads' bits are within.
   double target(int level) const { return targets_[static_cast<size_t>(level)]; }
-  // The first level called by `target` or more; the last one where there is none.
+  // The level made for `target`: the last one called by it or by less.
   int LevelOf(double target) const;
 
   // For the codec: f32 copies, row-major.
@@ -93,8 +93,11 @@ class Basis {
     bool seen = false;
   };
   Basis() = default;
+  Status ParseHeader();
   const Cell& cell(int head) const { return cells_[static_cast<size_t>(head - info_.head0)]; }
-  Status ParseCell(const std::byte* at, int head);
+  Status ParseCell(const std::byte* at, Cell* cell) const;
+  Status CheckWidths(const Cell& cell) const;
+  void Derive();  // what is computed from the bytes: live channels, probes, targets
 
   BasisInfo info_;
   BasisName name_ = 0;

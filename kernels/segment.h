@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <vector>
 
 #include "kernels/basis.h"
 #include "schemas/status.h"
@@ -119,7 +120,7 @@ Status VerifySegmentChecksum(std::span<const std::byte> segment);
 // ---- writing: used by backends, which fill pins() and the tiles in place.
 class SegmentWriter {
  public:
-  // REQUIRES CheckPlan. Zeroes nothing but header, directory and padding. TOO_LARGE when `out` is
+  // REQUIRES CheckPlan. Names the basis only if a tile has a level. Zeroes nothing but header, directory and padding. TOO_LARGE when `out` is
   // shorter than EncodedBytes.
   static Result<SegmentWriter> Create(std::span<std::byte> out, const SegmentId& id,
                                       std::span<const TilePlan> plan, uint64_t pins,
@@ -132,12 +133,15 @@ class SegmentWriter {
   uint32_t bytes() const { return bytes_; }
 
  private:
+  struct Tile {
+    std::byte* at;
+    size_t k, v;
+  };
   SegmentWriter() = default;
   std::byte* out_ = nullptr;
   SegmentId id_;
-  uint64_t pins_ = 0;
   uint32_t bytes_ = 0;
-  const Basis* basis_ = nullptr;
+  std::vector<Tile> tiles_;
 };
 
 }  // namespace dyna
