@@ -106,7 +106,7 @@ QuantiseResult QuantiseK(const float* y, int channels, int run, int width, uint6
       if (Counts(rows, t) && !codec::IsFiniteBits(value[t])) return QuantiseResult::kNotF16;
     }
     const codec::KScale k = QuantiseChannel(value, width, rows, code);
-    if (k.scale_bits == codec::kAboveLog8) return QuantiseResult::kAboveLog8;
+    if (width == 2 && k.scale_bits == codec::kAboveLog8) return QuantiseResult::kAboveLog8;
     float error = 0, energy = 0, mean = 0;
     Mean(value, 1, rows, &mean);
     for (int t = 0; t < kLanes; ++t) {
