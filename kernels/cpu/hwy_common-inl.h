@@ -82,15 +82,15 @@ template <class Op>
 HWY_INLINE VF FoldLanes(const VF* x, Op op) {
   const F8 d;
   const hn::FixedTag<double, 4> d64;
-  const auto half = [&](VF a, VF b) {  // a's four sums, b's four sums
+  const auto half = [&](VF a, VF b) HWY_ATTR {  // a's four sums, b's four sums
     return op(hn::ConcatLowerLower(d, b, a), hn::ConcatUpperUpper(d, b, a));
   };
-  const auto quarter = [&](VF a, VF b) {  // within each half: two of a, two of b
+  const auto quarter = [&](VF a, VF b) HWY_ATTR {  // within each half: two of a, two of b
     const auto p = hn::BitCast(d64, a), q = hn::BitCast(d64, b);
     return op(hn::BitCast(d, hn::InterleaveLower(d64, p, q)),
               hn::BitCast(d, hn::InterleaveUpper(d64, p, q)));
   };
-  const VF low = quarter(half(x[0], x[2]), half(x[1], x[3]));    // 0 0 1 1 | 2 2 3 3
+  const VF low = quarter(half(x[0], x[2]), half(x[1], x[3]));  // 0 0 1 1 | 2 2 3 3
   const VF high = quarter(half(x[4], x[6]), half(x[5], x[7]));
   return op(hn::ConcatEven(d, high, low), hn::ConcatOdd(d, high, low));
 }

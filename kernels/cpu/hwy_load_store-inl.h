@@ -40,9 +40,7 @@ HWY_INLINE void Transpose8x8(VU16* r) {
 
 struct F16Codec {
   static constexpr uint16_t kInfinity = 0x7c00;
-  HWY_INLINE static VF Widen(hn::Vec<U8x16> v) {
-    return hn::PromoteTo(F8(), hn::BitCast(H8(), v));
-  }
+  HWY_INLINE static VF Widen(hn::Vec<U8x16> v) { return hn::PromoteTo(F8(), hn::BitCast(H8(), v)); }
   HWY_INLINE static hn::Vec<U8x16> Narrow(VF v) { return F16Bits(v); }
 };
 struct Bf16Codec {
@@ -56,9 +54,9 @@ struct Bf16Codec {
     const VU odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(d, 1u));
     const VU even = hn::ShiftRight<16>(hn::Add(bits, hn::Add(hn::Set(d, 0x7fffu), odd)));
     const VU quiet = hn::Or(hn::ShiftRight<16>(bits), hn::Set(d, 0x40u));
-    const VU is_nan = hn::VecFromMask(
-        d, hn::Gt(hn::BitCast(I8x32(), hn::And(bits, hn::Set(d, 0x7fffffffu))),
-                  hn::Set(I8x32(), 0x7f800000)));
+    const auto magnitude = hn::BitCast(I8x32(), hn::And(bits, hn::Set(d, 0x7fffffffu)));
+    const auto above = hn::Gt(magnitude, hn::Set(I8x32(), 0x7f800000));
+    const VU is_nan = hn::BitCast(d, hn::VecFromMask(I8x32(), above));
     return hn::DemoteTo(U8x16(), hn::BitCast(I8x32(), hn::IfVecThenElse(is_nan, quiet, even)));
   }
 };

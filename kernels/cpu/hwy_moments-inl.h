@@ -15,11 +15,14 @@ HWY_BEFORE_NAMESPACE();
 namespace dyna::HWY_NAMESPACE {
 
 inline void Mean(const float* planes, int d, uint64_t rows, float* mean) {
-  if (rows == 0) return std::fill_n(mean, d, 0.0f);
+  if (rows == 0) {
+    std::fill_n(mean, d, 0.0f);
+    return;
+  }
   const RowMask mask(rows);
   const VF count = Set8(static_cast<float>(std::popcount(rows)));
   int c = 0;
-  const auto fold = [&](int channel) {
+  const auto fold = [&](int channel) HWY_ATTR {
     VF x[kGroups];
     for (int g = 0; g < kGroups; ++g) {
       x[g] = Load8(planes + channel * kLanes + 8 * g);
@@ -42,7 +45,7 @@ inline float Energy(const float* planes, int d, uint64_t rows, const float* mean
   VF total = hn::Zero(F8());
   for (int g = 0; g < kGroups; ++g) {
     VF a = hn::Zero(F8()), b = a;
-    const auto add = [&](int c, VF sum) {
+    const auto add = [&](int c, VF sum) HWY_ATTR {
       const VF x = Load8(planes + c * kLanes + 8 * g);
       const VF e = mean != nullptr ? hn::Sub(x, Set8(mean[c])) : x;
       return hn::MulAdd(e, e, sum);

@@ -44,7 +44,7 @@ inline void Transform(const float* m, int ld, int out, int in, const float* bias
                       float* y) {
   for (int t = 0; t < kLanes; t += 2 * kWide) {  // a strip of x stays in the first-level cache
     int o = 0;
-    const auto block = [&](auto run, int outputs) {
+    const auto block = [&](auto run, int outputs) HWY_ATTR {
       run(m + o * ld, ld, in, bias != nullptr ? bias + o : nullptr, x + t, y + o * kLanes + t);
       o += outputs;
     };
@@ -83,8 +83,7 @@ HWY_INLINE void Butterflies(float* planes, int step, VN scale) {
         v[i + h] = hn::Sub(a, b);
       }
     }
-    for (int i = 0; i < kN; ++i)
-      hn::Store(hn::Mul(v[i], scale), d, planes + i * step * kLanes + t);
+    for (int i = 0; i < kN; ++i) hn::Store(hn::Mul(v[i], scale), d, planes + i * step * kLanes + t);
   }
 }
 

@@ -29,8 +29,8 @@ inline uint16_t ExactF16(int integer, int exponent) {
 
 // Number of a distribution, -1 for an unknown name.
 inline int InputKind(std::string_view name) {
-  constexpr std::string_view kNames[] = {"decay", "outlier", "constant", "zero_rows", "subnormal",
-                                         "ties", "peaky", "any"};
+  constexpr std::string_view kNames[] = {"decay",     "outlier", "constant", "zero_rows",
+                                         "subnormal", "ties",    "peaky",    "any"};
   for (int i = 0; i < 8; ++i)
     if (kNames[i] == name) return i;
   return -1;
@@ -75,8 +75,8 @@ inline uint16_t InputValue(int kind, uint64_t r, int t, int c, int d) {
 inline std::vector<uint16_t> MakeInput(std::string_view name, uint64_t seed, int d) {
   const int kind = InputKind(name);
   std::vector<uint16_t> out(static_cast<size_t>(64 * d));
-  const uint64_t stream = seed * 1000003u + static_cast<uint64_t>(kind) * 7919u +
-                          static_cast<uint64_t>(d);
+  const uint64_t stream =
+      seed * 1000003u + static_cast<uint64_t>(kind) * 7919u + static_cast<uint64_t>(d);
   for (int t = 0; t < 64; ++t)
     for (int c = 0; c < d; ++c) {
       const auto at = static_cast<uint64_t>(t * d + c);

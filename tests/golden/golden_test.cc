@@ -46,8 +46,8 @@ std::vector<std::byte> ReadGolden(const std::string& name) {
 
 double F16ToDouble(uint16_t h) {
   const int exponent = h >> 10 & 31, mantissa = h & 1023;
-  const double magnitude = exponent == 0 ? std::ldexp(mantissa, -24)
-                                         : std::ldexp(1024 + mantissa, exponent - 25);
+  const double magnitude =
+      exponent == 0 ? std::ldexp(mantissa, -24) : std::ldexp(1024 + mantissa, exponent - 25);
   return h & 0x8000 ? -magnitude : magnitude;
 }
 
