@@ -50,7 +50,7 @@ class BlockHistory {
   // r of each token (a group's r with grain kGroup).
   void Tokens(int layer, int head, std::span<float, 64> r) const;
 
-  // The bytes that lie beside the segments: header 24 B, clocks, values.
+  // The bytes that lie beside the segments: header 16 B, clocks, values.
   size_t serialized_bytes() const;
   size_t memory_bytes() const { return sizeof *this + serialized_bytes(); }
   std::vector<std::byte> Serialize() const;
@@ -66,7 +66,7 @@ class BlockHistory {
   HistoryGrain grain_ = HistoryGrain::kGroup;
   uint64_t seed_ = 0;
   std::vector<record::LayerClock> clocks_;  // [layers]
-  std::vector<uint8_t> values_;             // [layers][heads][grain]; 0: nothing, else see .cc
+  std::vector<uint8_t> values_;             // [layers][heads][grain]; b means 2^((b - 128) / 8)
 };
 
 }  // namespace dyna

@@ -104,6 +104,8 @@ inline constexpr double kMaskCharge = 16;
 
 // Fills the byte tables of a head; the ladders are the policy's.
 CellLadder CellBytes(const LayerModel& layer, int head);
+// The ladder of one rung: the price has nothing to decide.
+CellLadder OneRung(const LayerModel& layer, int head, uint8_t k_kind, uint8_t v_kind);
 // The ladder of pairs (no omega) and the two of K and V (omega) for a class, floors included.
 // `exact` has the one rung (raw, raw), `high` (plain8, 8).
 CellLadder CompressingCell(const LayerModel& layer, int head, QualityClass quality);

@@ -1,5 +1,5 @@
 // A scorer turns what a client reported into relative attention x (policy 1): per kv head and
-// token of the chain, 1 = a uniform share, sinks removed, 0 for the sinks themselves.
+// token of the chain, 1 = a uniform share, sinks removed and 0 themselves, NaN = not covered.
 // One file a method, one row of the table in scorer.cc each.
 //
 // Thread rule: stateless; any thread.

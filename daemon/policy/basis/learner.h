@@ -36,7 +36,8 @@ class BasisLearner {
   BasisLearner(const ContextSpec& spec, Fingerprint fingerprint,
                const LearnerOptions& options);
 
-  bool WantsTile(int layer, uint64_t block) const;
+  bool WantsTile(int layer, uint64_t block) const;  // `block`: of its hash
+  bool WantsQueries(int layer) const;
   Status AddTile(int layer, int head_begin, std::span<const uint32_t> count,
                  std::span<const float> sum, std::span<const float> scatter);
   // As LayerMoments::AddQueries; also notes how long the chain is.
@@ -53,14 +54,16 @@ class BasisLearner {
 
   const std::shared_ptr<const Basis>& basis(int layer) const { return at(layer).basis; }
   uint32_t bases_made(int layer) const { return at(layer).made; }
-  uint32_t tokens_seen(int layer) const;   // least of the heads
-  uint32_t queries_seen(int layer) const;
+  uint32_t tokens_seen(int layer) const { return at(layer).moments.tokens(); }
+  uint32_t queries_seen(int layer) const { return at(layer).moments.queries(); }
   size_t memory_bytes() const;
 
   // `meta`: one row a layer, due every 1,024 tokens; losing one starts its learning again.
   bool RowDue(int layer) const;
   record::LearnerRow Row(int layer, uint64_t tenant);
-  Status Restore(const record::LearnerRow& row, std::shared_ptr<const Basis> basis);
+  Status Restore(const record::LearnerRow& row);
+  // A learned basis that was kept: the newest of the layer.
+  void RestoreBasis(int layer, std::shared_ptr<const Basis> basis);
 
  private:
   struct Layer {
@@ -69,7 +72,10 @@ class BasisLearner {
     uint32_t made = 0;        // learned ones
     uint32_t saved_at = 0;    // tokens when the last row was made
     bool in_flight = false;
+    bool shape_learns = false;  // compressed at all
   };
+  // Made of keys alone: replaced as soon as there are queries.
+  bool Provisional(const Layer& layer) const;
   const Layer& at(int layer) const { return layers_[static_cast<size_t>(layer)]; }
   Layer& at(int layer) { return layers_[static_cast<size_t>(layer)]; }
 

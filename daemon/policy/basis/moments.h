@@ -25,7 +25,12 @@ struct CellMoments {
   bool empty() const { return tokens == 0 && queries == 0; }
 };
 
-constexpr size_t TriangleSize(int d) { return static_cast<size_t>(d) * (d + 1) / 2; }
+// `post` where tiles will be attended to or nobody told how the layer turns (formats 7).
+Frame FrameOf(const ContextSpec& spec, int layer);
+
+constexpr size_t TriangleSize(int d) {
+  return static_cast<size_t>(d) * (static_cast<size_t>(d) + 1) / 2;
+}
 
 class LayerMoments {
  public:
@@ -46,11 +51,12 @@ class LayerMoments {
   // RoPE is undone first. `rope`: null where the layer has none.
   Status AddQueries(int head_begin, int heads, std::span<const float> queries, int window,
                     int q_heads, uint32_t first_position, const Rope* rope);
-  // Halves all counts and sums (mean stays): how a window of tokens is kept.
+  // Halves all counts and sums (means stay): how a window of tokens is kept.
   void Halve();
 
-  uint32_t min_tokens() const;   // over the heads
-  uint32_t min_queries() const;
+  // The least of the heads that have seen tokens (ranks of a parallel worker come one by one).
+  uint32_t tokens() const;
+  uint32_t queries() const;
   size_t memory_bytes() const;
 
   // The learner's row of `meta`; Parse is its door (lengths, counts, finite, diagonals >= 0).

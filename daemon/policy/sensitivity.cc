@@ -1,0 +1,65 @@
+#include "daemon/policy/sensitivity.h"
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+
+#include "daemon/policy/log2_byte.h"
+
+namespace dyna {
+namespace {
+
+constexpr int kReach = 12 * kEighths;  // of a cell's omega around what makes its context mean 1
+
+bool Positive(float x) { return std::isfinite(x) && x > 0; }
+
+int16_t Eighths(double x) {
+  return static_cast<int16_t>(
+      std::clamp<long>(std::lround(kEighths * std::log2(x)), -kReach, kReach));
+}
+
+Status BadCell(size_t layer, size_t head, const char* what) {
+  return Invalid("omega of layer " + std::to_string(layer) + ", head " + std::to_string(head) +
+                 ": " + what);
+}
+
+}  // namespace
+
+Result<Sensitivity> Sensitivity::Make(const ContextSpec& spec,
+                                      const std::vector<std::vector<CellSensitivity>>& cells) {
+  if (cells.size() != spec.layers.size())
+    return Invalid("omega has " + std::to_string(cells.size()) + " layers of " +
+                   std::to_string(spec.layers.size()));
+  double cost = 0, bytes = 0;  // of the step of K from L4 to L2, over all cells
+  for (size_t l = 0; l < cells.size(); ++l) {
+    if (cells[l].size() != spec.layers[l].kv_heads)
+      return Invalid("omega of layer " + std::to_string(l) + " has " +
+                     std::to_string(cells[l].size()) + " heads of " +
+                     std::to_string(spec.layers[l].kv_heads));
+    for (size_t h = 0; h < cells[l].size(); ++h) {
+      const CellSensitivity& c = cells[l][h];
+      if (!Positive(c.omega_k)) return BadCell(l, h, "omega_k is not positive");
+      if (!Positive(c.omega_v)) return BadCell(l, h, "omega_v is not positive");
+      if (!Positive(c.k_error_l4) || !Positive(c.k_error_l2) || c.k_error_l2 > 16)
+        return BadCell(l, h, "an error of K is not positive");
+      if (c.k_error_l2 <= c.k_error_l4) return BadCell(l, h, "L2 does not cost more than L4");
+      cost += double{c.omega_k} * (double{c.k_error_l2} - double{c.k_error_l4});
+      bytes += 2.0 * kBlockTokens * spec.layers[l].head_dim / 8;  // two bits of each channel
+    }
+  }
+  const double scale = bytes / cost;
+  if (!std::isfinite(scale) || !(scale > 0)) return Invalid("omega does not add up");
+
+  Sensitivity out;
+  for (const auto& layer : cells) {
+    Layer& to = out.layers_.emplace_back();
+    for (const CellSensitivity& c : layer) {
+      // A unit's cost is omega x its relative error; bytes / cost makes the mean step 1 a byte.
+      to.k.push_back(Eighths(double{c.omega_k} * scale));
+      to.v.push_back(Eighths(double{c.omega_v} * scale));
+    }
+  }
+  return out;
+}
+
+}  // namespace dyna
