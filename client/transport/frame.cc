@@ -46,7 +46,7 @@ std::array<std::byte, kFrameHeaderBytes> EncodeFrameHeader(const FrameHeader& he
   Put(p, kPayloadLenAt, header.payload_len);
   Put(p, kDeadlineAt, header.deadline_ms);
   Put(p, kPayloadCrcAt, header.payload_crc32c);
-  Put(p, kHeaderCrcAt, Crc32c(0, p, kHeaderCrcAt));
+  Put(p, kHeaderCrcAt, Crc32c({p, kHeaderCrcAt}));
   return out;
 }
 
@@ -59,7 +59,7 @@ Result<FrameHeader> ParseFrameHeader(std::span<const std::byte> bytes, const Fra
   if (const auto version = Get<uint8_t>(p, kVersionAt); version != kFrameVersion)
     return Unsupported("frame: version " + std::to_string(version) + ", this build speaks " +
                        std::to_string(kFrameVersion));
-  if (Get<uint32_t>(p, kHeaderCrcAt) != Crc32c(0, p, kHeaderCrcAt))
+  if (Get<uint32_t>(p, kHeaderCrcAt) != Crc32c({p, kHeaderCrcAt}))
     return Invalid("frame: header_crc32c does not match");
   if (Get<uint64_t>(p, kReservedAt) != 0) return Invalid("frame: reserved is not zero");
 
@@ -85,7 +85,7 @@ Result<FrameHeader> ParseFrameHeader(std::span<const std::byte> bytes, const Fra
 
 uint32_t PayloadCrc32c(std::span<const std::span<const std::byte>> parts) {
   uint32_t crc = 0;
-  for (const auto& part : parts) crc = Crc32c(crc, part.data(), part.size());
+  for (const auto& part : parts) crc = Crc32c(part, crc);
   return crc;
 }
 

@@ -26,7 +26,7 @@ FrameHeader Sample() {
 }
 
 void Reseal(std::array<std::byte, kFrameHeaderBytes>& bytes) {
-  const uint32_t crc = Crc32c(0, bytes.data(), 60);
+  const uint32_t crc = Crc32c(std::span(bytes).first(60));
   std::memcpy(bytes.data() + 60, &crc, 4);
 }
 
@@ -109,7 +109,7 @@ TEST(FrameTest, PayloadChecksumIgnoresHowItIsCut) {
   const std::span<const std::byte> parts[] = {all.first(1), {}, all.subspan(1, 500),
                                               all.subspan(501)};
   EXPECT_EQ(PayloadCrc32c(whole), PayloadCrc32c(parts));
-  EXPECT_EQ(PayloadCrc32c(whole), Crc32c(0, data.data(), data.size()));
+  EXPECT_EQ(PayloadCrc32c(whole), Crc32c(data));
 }
 
 TEST(FrameTest, TokensCompareWhole) {

@@ -15,18 +15,20 @@ inline constexpr size_t kMaxSigbusGuards = 4096;
 
 Status InstallSigbusHandler();
 
-// A registration of [begin, begin + size); move-only. size is a multiple of the page size.
+// A registration of [begin, begin + size); size is a multiple of the page size.
 class SigbusGuard {
  public:
   SigbusGuard() = default;
   SigbusGuard(std::byte* begin, size_t size);
-  ~SigbusGuard();
+  ~SigbusGuard() { Release(); }
   SigbusGuard(const SigbusGuard&) = delete;
   SigbusGuard& operator=(const SigbusGuard&) = delete;
 
   // False when all kMaxSigbusGuards slots are taken: the range is not protected.
   bool active() const { return slot_ >= 0; }
   bool poisoned() const;
+  // REQUIRES no access to the range any more; before it is unmapped.
+  void Release();
 
  private:
   int slot_ = -1;
