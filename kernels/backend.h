@@ -43,7 +43,8 @@ struct MutableKvView {
 // (error / energy) of K is in the metric of its kind: of x for raw, fp8 and plain kinds, of y for
 // levels, where an error costs attention the same in every channel (formats 1). There the
 // channels that keep a width are measured exactly, and what the others lose is estimated without
-// bias from the tile itself (Basis::probes).
+// bias from the tile itself (Basis::probes). Raw tiles report zeros. Transcode within a basis
+// measures both K numbers in y, against what was stored before.
 struct TileMeasure {
   float k_energy = 0;  // variance of x within the tile, summed over tokens and channels
   float k_error = 0;   // k_energy times the relative error of decoded K
@@ -65,7 +66,7 @@ struct EncodeJob {
   // (formats 2), which needs more than was planned.
   Status status;
   uint32_t bytes = 0;                 // of the segment, a multiple of kArenaUnit
-  float nmse = 0;                     // sum of K and V errors / sum of energies
+  float nmse = 0;                     // mean over the K and V tiles of error / energy; none: 1
   std::span<TileMeasure> measure;     // [kv_heads], may be empty
 };
 
@@ -105,7 +106,7 @@ struct ScoreJob {
   };
   std::span<const Block> chain;
   std::span<const float> queries;     // [W][q_heads][head_dim], post-RoPE
-  std::span<const float> lse;         // [W][q_heads] or empty: then the held blocks are the denominator
+  std::span<const float> lse;         // [W][q_heads]; empty: the held blocks are the denominator
   uint32_t first_query_position = 0;
   uint16_t q_heads = 0;               // a multiple of the chain's kv_heads
   uint32_t window = 0;                // of a sliding layer, 0: full
@@ -166,8 +167,8 @@ class Backend {
   // The inverse: y', z' as f16 bits [64][d], by row (not unpacked to logical tokens).
   virtual Status DequantiseK(std::span<const std::byte> packed, int head_dim,
                              std::span<const uint8_t> widths, int run, std::span<uint16_t> y) = 0;
-  virtual Status DequantiseV(std::span<const std::byte> packed, int head_dim, int bits, int8_t v_exp,
-                             std::span<uint16_t> z) = 0;
+  virtual Status DequantiseV(std::span<const std::byte> packed, int head_dim, int bits,
+                             int8_t v_exp, std::span<uint16_t> z) = 0;
 };
 
 // "auto" picks the best instruction set of this machine; "scalar", "avx2", "avx512" force one

@@ -47,8 +47,8 @@ class Basis {
                                                     std::span<const BasisHeadParts> heads);
 
   // The only door to the bytes of a basis: lengths, enums, reserved zeros, checksum, finite
-  // values, widths in {0, 2, 4, 8} that never narrow from level to level, level 0 all zero; on heads that
-  // were seen B must undo A (tried on a few vectors).
+  // values, widths in {0, 2, 4, 8} that never narrow from level to level, level 0 all zero; on
+  // heads that were seen B must undo A (tried on a few vectors).
   static Result<std::shared_ptr<const Basis>> Parse(std::span<const std::byte> bytes);
 
   const BasisInfo& info() const { return info_; }

@@ -87,7 +87,10 @@ DYNA_HD inline uint8_t F32ToE4m3(float f) {
   return static_cast<uint8_t>(e | sign);
 }
 inline constexpr float kE4m3Max = 448.0f;
-DYNA_HD inline float Fp8Scale(float amax) { return amax > 0 ? amax / kE4m3Max : 1.0f; }
+DYNA_HD inline float Fp8Scale(float amax) {
+  const float scale = amax / kE4m3Max;
+  return scale > 0 ? scale : 1.0f;
+}
 
 // ---- rounding to integers without libm (exact for |x| < 2^22, which every use is far below)
 

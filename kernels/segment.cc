@@ -19,6 +19,12 @@ size_t PinBytes(uint64_t pins, int kv_heads, int head_dim, DType dtype) {
   return static_cast<size_t>(std::popcount(pins) * kv_heads * 2) * PinRowBytes(head_dim, dtype);
 }
 
+bool SuitsDtype(DType dtype, uint8_t k_kind, uint8_t v_kind, uint64_t live) {
+  if (DTypeBytes(dtype) > 1) return true;
+  return (k_kind == kind::kRaw || k_kind == kind::kNone) &&
+         (v_kind == kind::kRaw || v_kind == kind::kNone) && live == ~uint64_t{0};
+}
+
 size_t PinRowAt(int rank, int index, bool v, int kv_heads, int head_dim, DType dtype) {
   const int row = (rank * kv_heads + index) * 2 + (v ? 1 : 0);
   return DirectoryEnd(kv_heads) + static_cast<size_t>(row) * PinRowBytes(head_dim, dtype);
@@ -29,8 +35,6 @@ size_t PinRowAt(int rank, int index, bool v, int kv_heads, int head_dim, DType d
 namespace {
 
 namespace at = segment_layout;
-
-bool IsFp8Type(DType t) { return t == DType::kE4m3 || t == DType::kE5m2; }
 
 size_t Fp8Bytes(int head_dim) { return 16 + size_t{kBlockTokens} * static_cast<size_t>(head_dim); }
 
@@ -104,9 +108,8 @@ Status CheckPlan(const SegmentId& id, std::span<const TilePlan> plan, const Basi
     if (level && (basis->name() != id.basis || basis->info().fingerprint != id.fingerprint ||
                   basis->info().layer != id.layer))
       return bad(head, "the basis is not the one that the segment names");
-    const bool plain_bytes = (tile.k_kind == kind::kRaw || tile.k_kind == kind::kNone) &&
-                             (tile.v_kind == kind::kRaw || tile.v_kind == kind::kNone);
-    if (IsFp8Type(id.dtype) && !plain_bytes) return bad(head, "fp8 contexts are stored raw only");
+    if (!at::SuitsDtype(id.dtype, tile.k_kind, tile.v_kind, tile.live))
+      return bad(head, "fp8 contexts are stored raw, every token");
   }
   return {};
 }

@@ -1,5 +1,5 @@
 // Segments: one block's one layer for one writer's heads (formats 6): what is stored, spilled,
-// mapped and sent. ParseSegment is the only reader of these bytes and SegmentWriter the only writer.
+// mapped and sent. ParseSegment is the only reader of these bytes, SegmentWriter the only writer.
 //
 // Thread rule: free functions and views of caller's memory; no state.
 #pragma once
@@ -52,7 +52,7 @@ std::optional<size_t> KTileBytes(uint8_t kind, int head_dim, DType dtype, const 
 // why). Kinds whose bits are equal cost the same whatever the tile holds.
 size_t EncodedBytes(const SegmentId& id, std::span<const TilePlan> plan, uint64_t pins,
                     const Basis* basis);
-// Kinds exist, levels are of `basis` and of heads it has seen, fp8 dtypes are raw only.
+// Kinds exist, levels are of `basis` and of heads it has seen; fp8 dtypes are raw, every token.
 Status CheckPlan(const SegmentId& id, std::span<const TilePlan> plan, const Basis* basis);
 
 // K, V of one head: raw bytes of a token-major tile in the context's dtype.
@@ -78,7 +78,7 @@ class SegmentView {
   std::span<const std::byte> bytes() const { return bytes_; }  // exactly the encoded bytes
   uint64_t pins() const { return pins_; }
   uint16_t flags() const { return flags_; }
-  // Squared error over energy, K and V of the segment (in which metric: TileMeasure, backend.h).
+  // Mean over the tiles of squared error / energy (in which metric: TileMeasure, backend.h).
   float nmse() const { return nmse_; }
   bool error_is_estimate() const { return (flags_ & kSegmentErrorIsEstimate) != 0; }
   // `index` counts from 0 = head0.
@@ -120,8 +120,8 @@ Status VerifySegmentChecksum(std::span<const std::byte> segment);
 // ---- writing: used by backends, which fill pins() and the tiles in place.
 class SegmentWriter {
  public:
-  // REQUIRES CheckPlan. Names the basis only if a tile has a level. Zeroes nothing but header, directory and padding. TOO_LARGE when `out` is
-  // shorter than EncodedBytes.
+  // REQUIRES CheckPlan. Names the basis only if a tile has a level. Zeroes nothing but header,
+  // directory and padding. TOO_LARGE when `out` is shorter than EncodedBytes.
   static Result<SegmentWriter> Create(std::span<std::byte> out, const SegmentId& id,
                                       std::span<const TilePlan> plan, uint64_t pins,
                                       const Basis* basis);

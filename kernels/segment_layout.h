@@ -47,6 +47,9 @@ size_t PinBytes(uint64_t pins, int kv_heads, int head_dim, DType dtype);
 // Offset of the row of the rank-th pinned token, from the segment.
 size_t PinRowAt(int rank, int index, bool v, int kv_heads, int head_dim, DType dtype);
 
+// Engine formats of one byte are opaque to the codec: raw or nothing, and no token dropped.
+bool SuitsDtype(DType dtype, uint8_t k_kind, uint8_t v_kind, uint64_t live);
+
 constexpr size_t RoundUp(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
 
 }  // namespace dyna::segment_layout

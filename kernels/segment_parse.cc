@@ -41,6 +41,8 @@ Status CheckEntry(const SegmentId& id, const Basis* basis, const std::byte* segm
   if (at::Get<uint8_t>(entry + at::kEntryFlagsAt) !=
       at::EntryFlags(at::Get<uint64_t>(entry + at::kLiveAt)))
     return Bad("row count" + where);
+  if (!at::SuitsDtype(id.dtype, k_kind, v_kind, at::Get<uint64_t>(entry + at::kLiveAt)))
+    return Bad("an fp8 context has a coded tile" + where);
   const int v_exp = at::Get<int8_t>(entry + at::kVExpAt);
   if (v_exp < -kMaxVExp || v_exp > kMaxVExp) return Bad("v_exp" + where);
   *offset += *k + *v;

@@ -55,7 +55,6 @@ struct RunCursor {
 QuantiseResult EncodeFp8(const TileEnv& env, uint64_t rows, const float* x_rows,
                          std::span<std::byte> out, TileError* error) {
   float amax = 0;
-  bool finite = true;
   for (int c = 0; c < env.d; ++c)
     for (int r = 0; r < kLanes; ++r)
       if ((rows >> r & 1) != 0) amax = std::max(amax, std::abs(x_rows[c * kLanes + r]));
@@ -66,23 +65,22 @@ QuantiseResult EncodeFp8(const TileEnv& env, uint64_t rows, const float* x_rows,
     if ((rows >> r & 1) == 0) continue;
     for (int c = 0; c < env.d; ++c) {
       const float x = x_rows[c * kLanes + r];
-      finite &= codec::IsFiniteBits(x / scale);
-      const uint8_t code = finite ? codec::F32ToE4m3(x / scale) : 0;
+      const uint8_t code = codec::F32ToE4m3(x / scale);
       out[static_cast<size_t>(16 + r * env.d + c)] = static_cast<std::byte>(code);
       const float e = x - codec::E4m3ToF32(code) * scale;
       error->error += e * e;
     }
   }
-  return finite ? QuantiseResult::kOk : QuantiseResult::kNotF16;
+  return QuantiseResult::kOk;
 }
 
 void DecodeFp8(int d, std::span<const std::byte> bytes, float* x_rows) {
   float scale;
   std::memcpy(&scale, bytes.data(), sizeof scale);
+  const std::byte* code = bytes.data() + 16;
   for (int r = 0; r < kLanes; ++r)
     for (int c = 0; c < d; ++c)
-      x_rows[c * kLanes + r] =
-          scale * codec::E4m3ToF32(static_cast<uint8_t>(bytes[static_cast<size_t>(16 + r * d + c)]));
+      x_rows[c * kLanes + r] = scale * codec::E4m3ToF32(static_cast<uint8_t>(*code++));
 }
 
 QuantiseResult PutMeans(const float* mean, int n, std::byte* out) {

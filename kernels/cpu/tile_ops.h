@@ -2,7 +2,7 @@
 // Everything above it (segments, plans, pins, measures, jobs) is written once, in cpu_*.cc.
 //
 // Working form of a tile: f32 planes[d][64], channel-major, lane = row (a token, or after packing
-// the r-th live token), 64-byte aligned. All functions are pure, keep no state and allocate nothing.
+// the r-th live token), 64-byte aligned. The functions keep no state and allocate nothing.
 //
 // What must be bit-exact (formats 2) is marked EXACT: the same bytes as the scalar table from equal
 // planes, including the order of every sum (pairwise trees over position: add lane i + 32 to lane
