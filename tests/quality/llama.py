@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import threadpoolctl
+import threadpoolctl  # type: ignore[import-untyped]
 
 from smollm2 import F32, Config, Weights
 
@@ -175,11 +175,13 @@ class Llama:
         w = self._w
         both = self._norm(x, w.ffn_norm[layer]) @ w.gate_up[layer].T
         gate, up = both[:, : self.config.ffn_width], both[:, self.config.ffn_width :]
-        return (gate / (1 + np.exp(-gate)) * up) @ w.down[layer].T
+        out: F32 = (gate / (1 + np.exp(-gate)) * up) @ w.down[layer].T
+        return out
 
     def _norm(self, x: F32, gain: F32) -> F32:
         mean = np.mean(np.square(x), -1, keepdims=True) + np.float32(self.config.rms_epsilon)
-        return x / np.sqrt(mean) * gain
+        out: F32 = x / np.sqrt(mean) * gain
+        return out
 
 
 def _rotate(x: F32, cos: F32, sin: F32) -> F32:

@@ -1,0 +1,223 @@
+"""The compression itself in numpy, without a daemon: tells a daemon's error from the mathematics'.
+
+    python3 prototype.py [--basis PASSAGE ...] [--kinds K2V4 ...] [--tail 64] PASSAGE ...
+
+Every tile gets one K level (called by its target in mean bits) and one V width. Quantisers, rotary
+embedding, basis and ladder are the independent references of tests/golden, used as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import dataclasses
+import hashlib
+import pathlib
+import pickle
+import re
+import sys
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "golden"))
+import reference_basis  # noqa: E402
+import reference_quant  # noqa: E402
+from reference_segment import hadamard  # noqa: E402
+
+import texts  # noqa: E402
+from build_folder import build_folder, make_once  # noqa: E402
+from capture import F16, Capture, captured  # noqa: E402
+from llama import KvCache, Llama  # noqa: E402
+from metrics import F64, Comparison, compare, ratio  # noqa: E402
+from smollm2 import Config, load_model  # noqa: E402
+
+BLOCK = 64
+PINS = 4  # first tokens of the sequence, kept as they are
+RUN = 8  # channels of one width
+ALL_LIVE = (1 << BLOCK) - 1
+ENTRY_BLOCK, ENTRY_CELL = 96, 6  # bytes of the store's entry: per block, and per layer and kv head
+HISTORY_GROUPS = 8  # bytes of history per layer, kv head and block
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadBasis:
+    """One (layer, kv head): x -> y = a (x - mu) -> b y + mu, and a widths list per level."""
+
+    mu: F16
+    a: F16  # [head_dim][head_dim]
+    b: F16
+    widths: dict[float, list[int]]  # by the level's target in mean bits
+
+
+def rope_of(config: Config) -> reference_basis.Rope:
+    """The model's rotary embedding in double precision."""
+    return reference_basis.Rope("half", config.head_dim, config.head_dim, config.inv_freq())
+
+
+def _layer_basis(config: Config, layer: int, seen: Sequence[Capture]) -> list[HeadBasis]:
+    rope, d = rope_of(config), config.head_dim
+    parts = []
+    for head in range(config.kv_heads):
+        c, m, total, count = np.zeros((d, d)), np.zeros((d, d)), np.zeros(d), 0
+        for one in seen:
+            x = rope.turn(one.k[layer, head].astype(np.float64), -np.arange(one.k.shape[2]))
+            for first in range(0, len(x), BLOCK):
+                tile = x[max(first, PINS) : first + BLOCK]
+                total, count = total + tile.sum(0), count + len(tile)
+                tile = tile - tile.mean(0)
+                c += tile.T @ tile
+            positions = one.firsts[:, None] + np.arange(BLOCK)
+            group = slice(head * config.group, (head + 1) * config.group)
+            q = one.queries[:, layer, :, group].astype(np.float64)  # [windows][64][group][d]
+            q = rope.turn(q, -np.broadcast_to(positions[:, :, None], q.shape[:3])).reshape(-1, d)
+            m += q.T @ q / len(q) / len(seen)
+        m = rope.average(m, config.max_position)
+        parts.append((total / count, *reference_basis.basis(c / count, m)))
+    levels, targets = reference_basis.ladders([p[3] for p in parts], RUN)
+    return [
+        HeadBasis(*(np.asarray(x).astype(np.float16) for x in (mu, a, b)), dict(zip(targets, ladder)))
+        for (mu, a, b, _), ladder in zip(parts, levels)
+    ]
+
+
+def learn(names: Sequence[str], tokens: int = 3072) -> list[list[HeadBasis]]:
+    """Bases [layer][kv head] from those passages, kept in the build folder."""
+
+    def make(path: pathlib.Path) -> None:
+        seen = [captured(name, tokens) for name in names]
+        config = load_model()[0]
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            jobs = [pool.submit(_layer_basis, config, i, seen) for i in range(config.layers)]
+            path.write_bytes(pickle.dumps([job.result() for job in jobs]))
+
+    key = hashlib.sha256(" ".join([*names, str(tokens)]).encode()).hexdigest()[:12]
+    path = make_once(build_folder() / "captures" / f"basis-{key}.pickle", make)
+    return pickle.loads(path.read_bytes())  # type: ignore[no-any-return]
+
+
+def serve_k(k: F16, basis: HeadBasis, target: float, rope: reference_basis.Rope) -> F16:
+    """K [tokens][d] of whole blocks as a reader gets it, at the level of that target."""
+    tokens, d = k.shape
+    blocks = tokens // BLOCK
+    a, b, mu = (np.asarray(x, np.float64) for x in (basis.a, basis.b, basis.mu))
+    y = ((rope.turn(k.astype(np.float64), -np.arange(tokens)) - mu) @ a.T).astype(np.float16)
+    back = np.empty_like(y)
+    for part, pins in ((slice(0, 1), (1 << PINS) - 1), (slice(1, blocks), 0)):
+        # A channel of a tile is a column: tiles side by side are one wide tile.
+        wide = y.reshape(blocks, BLOCK, d)[part].swapaxes(0, 1).reshape(BLOCK, -1)
+        widths = basis.widths[target] * (wide.shape[1] // d)
+        coded = reference_quant.quantise_k(wide.view(np.uint16), widths, RUN, ALL_LIVE, pins)
+        out = reference_quant.dequantise_k(*coded, widths, RUN).view(np.float16)
+        rows = slice(part.start * BLOCK, part.stop * BLOCK)
+        back[rows] = out.reshape(BLOCK, -1, d).swapaxes(0, 1).reshape(-1, d)
+    served = rope.turn(back.astype(np.float64) @ b.T + mu, np.arange(tokens)).astype(np.float16)
+    served[:PINS] = k[:PINS]
+    return served
+
+
+def serve_v(v: F16, bits: int) -> F16:
+    """V [tokens][d] of whole blocks as a reader gets it, at that width."""
+    h = hadamard(v.shape[1])
+    z = (v.astype(np.float64) @ h).astype(np.float16)
+    back = np.empty_like(z)
+    for first in range(0, len(z), BLOCK):
+        pins = (1 << PINS) - 1 if first == 0 else 0
+        tile = np.ascontiguousarray(z[first : first + BLOCK]).view(np.uint16)
+        codes, gains, v_exp = reference_quant.quantise_v(tile, bits, ALL_LIVE, pins)
+        back[first : first + BLOCK] = reference_quant.dequantise_v(
+            codes, gains, bits, v_exp
+        ).view(np.float16)
+    served = (back.astype(np.float64) @ h).astype(np.float16)
+    served[:PINS] = v[:PINS]
+    return served
+
+
+def k_tile_bytes(widths: Sequence[int], run: int, d: int) -> int:
+    """Bytes of a K tile (formats.md 3)."""
+    scales = sum(run if w == 2 else 2 * run for w in widths if w)
+    return 2 * d + -(-scales // 16) * 16 + sum(8 * run * w for w in widths)
+
+
+def stored_bytes(bases: list[list[HeadBasis]], target: float, bits: int, blocks: int) -> int:
+    """Bytes of all sealed segments with padding, history and the store's entries."""
+    d = len(bases[0][0].mu)
+    total = blocks * ENTRY_BLOCK
+    for heads in bases:
+        tiles = sum(
+            k_tile_bytes(head.widths[target], RUN, d) + (128 if bits == 8 else 64) + 8 * d * bits
+            for head in heads
+        )
+        for block in range(blocks):
+            pins = PINS * len(heads) * 2 * d * 2 if block == 0 else 0
+            segment = 128 + 16 * len(heads) + pins + tiles
+            total += -(-segment // 256) * 256 + (HISTORY_GROUPS + ENTRY_CELL) * len(heads)
+    return total
+
+
+@dataclasses.dataclass(frozen=True)
+class Served:
+    """One configuration on one passage."""
+
+    comparison: Comparison
+    ratio: float  # of the sealed blocks
+    ratio_with_tail: float
+
+
+def serve(
+    model: Llama, one: Capture, bases: list[list[HeadBasis]], target: float, bits: int, tail: int
+) -> Served:
+    """Seals all but the last `tail` tokens at (target, bits) and continues on that."""
+    sealed = one.k.shape[2] - tail
+    k, v, rope = one.k.copy(), one.v.copy(), rope_of(model.config)
+
+    def layer_job(layer: int) -> None:
+        for head in range(model.config.kv_heads):
+            basis = bases[layer][head]
+            k[layer, head, :sealed] = serve_k(one.k[layer, head, :sealed], basis, target, rope)
+            v[layer, head, :sealed] = serve_v(one.v[layer, head, :sealed], bits)
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        list(pool.map(layer_job, range(model.config.layers)))
+    logs = model.log_probabilities(one.continuation, KvCache.of(k, v, len(one.continuation)))
+    stored = stored_bytes(bases, target, bits, sealed // BLOCK)
+    raw = one.raw_bytes * sealed // one.k.shape[2]
+    return Served(
+        compare(one.full, logs, one.targets),
+        ratio(raw, stored),
+        ratio(raw, stored, one.raw_bytes - raw),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("passages", nargs="+")
+    parser.add_argument("--basis", nargs="+", default=list(texts.BASIS_PROMPTS))
+    parser.add_argument("--kinds", nargs="+", default=["K4V4", "K2V4", "K2V2"])
+    parser.add_argument("--tail", type=int, default=BLOCK)
+    args = parser.parse_args()
+    bases = learn(args.basis)
+    model = Llama(*load_model())
+    print(f"basis of {' '.join(args.basis)}; last {args.tail} tokens at 16 bits")
+    print("passage      kind   ratio  +tail  PPL full  served  retention  KL       top-1  seconds")
+    for kind in args.kinds:
+        k_target, v_bits = re.fullmatch(r"K([\d.]+)V(\d)", kind).groups()  # type: ignore[union-attr]
+        rows = []
+        for name in args.passages:
+            start = time.monotonic()
+            got = serve(model, captured(name), bases, float(k_target), int(v_bits), args.tail)
+            c = got.comparison
+            rows.append([c.retention, c.kl.mean(), c.top1.mean()])
+            print(
+                f"{name:12} {kind:5} {got.ratio:6.2f} {got.ratio_with_tail:6.2f}  {c.ppl_full:8.3f}"
+                f" {c.ppl_served:7.3f}  {c.retention:8.2%} {c.kl.mean():8.4f}  {c.top1.mean():6.1%}"
+                f"  {time.monotonic() - start:6.1f}",
+                flush=True,
+            )
+        mean: F64 = np.asarray(rows, np.float64).mean(0)
+        print(f"{'mean':12} {kind:5} {'':32} {mean[0]:8.2%} {mean[1]:8.4f}  {mean[2]:6.1%}")
+
+
+if __name__ == "__main__":
+    main()
