@@ -2,10 +2,10 @@
 // a shared cold tier. One object is one database: the daemon has two, `spill` and `bank`.
 //
 // Called on the loop thread only; never blocks. Every completion is posted to the executor given
-// at construction, never run inside the call. Writes (PutBlock, DeleteBlock, PutRow, DeleteRow)
-// take effect in the order of the calls, so a basis put before a block is on disk whenever the
-// block is. A read sees every write that completed before it was asked. Spans named in a call stay
-// valid and untouched until its completion has run.
+// at construction, never run inside the call; that of a write may be empty. Writes (PutBlock,
+// DeleteBlock, PutRow, DeleteRow) take effect in the order of the calls, so a basis put before a
+// block is on disk whenever the block is. A read sees every write that completed before it was
+// asked. Spans named in a call stay valid and untouched until its completion has run.
 #pragma once
 
 #include <cstddef>
@@ -96,7 +96,7 @@ class SpillStore {
   virtual void PutBlock(BlockWrite write, Done done) = 0;
 
   // One status a part, in order: OK, MISS (not there, of another generation, or damaged: then it is
-  // quarantined), INVALID (`out` is not the part's length), RETRY, INTERNAL.
+  // quarantined, and `out` undefined), INVALID (`out` is not the part's length), RETRY, INTERNAL.
   virtual void ReadParts(BlockRead read, std::function<void(std::vector<Status>)> done) = 0;
 
   // Row, segments and history. OK also when there was nothing.
@@ -105,9 +105,9 @@ class SpillStore {
   virtual void PutRow(record::Row row, Done done) = 0;  // REQUIRES not a block's
   virtual void DeleteRow(const RowKey& key, Done done) = 0;
 
-  // All rows, for start-up: contexts, then bases, prices and learner states, then blocks. `batch`
-  // runs on the executor; a few batches are in flight at most. Damaged rows are quarantined and
-  // left out.
+  // All rows, for start-up, before the first PutBlock (the budget counts from then on): contexts,
+  // then bases, prices and learner states, then blocks. `batch` runs on the executor; a few batches
+  // are in flight at most. Damaged rows are quarantined and left out.
   virtual void Scan(std::function<void(std::vector<record::Row>)> batch, Done done) = 0;
 
   // OK when everything that was written before it survives a crash of the process.
