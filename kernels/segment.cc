@@ -64,7 +64,8 @@ std::optional<size_t> KTileBytes(uint8_t k_kind, int head_dim, DType dtype,
 
 std::optional<size_t> KTileBytes(uint8_t k_kind, int head_dim, DType dtype, const Basis* basis,
                                  int head) {
-  if (!kind::IsLevel(k_kind)) return KTileBytes(k_kind, head_dim, dtype, std::span<const uint8_t>{}, 16);
+  if (!kind::IsLevel(k_kind))
+    return KTileBytes(k_kind, head_dim, dtype, std::span<const uint8_t>{}, 16);
   const int level = k_kind - kind::kLevel0;
   if (basis == nullptr || !basis->Covers(head) || level >= basis->info().levels ||
       basis->info().head_dim != head_dim || !basis->seen(head))
