@@ -1,6 +1,9 @@
 #include "schemas/context.h"
 
 #include <cmath>
+#include <span>
+
+#include "schemas/sha256.h"
 
 namespace dyna {
 namespace {
@@ -92,6 +95,11 @@ std::string CanonicalBytes(const ContextSpec& spec) {
     Put(out, r.rotary_dim, 2);
   }
   return out;
+}
+
+Fingerprint FingerprintOf(const ContextSpec& spec) {
+  const std::string bytes = CanonicalBytes(spec);
+  return Sha256Name(std::as_bytes(std::span(bytes.data(), bytes.size())));
 }
 
 Status CheckRopesJoin(const ContextSpec& first, const ContextSpec& later) {

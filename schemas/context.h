@@ -46,6 +46,7 @@ struct ContextSpec {
 Status Validate(const ContextSpec& spec);
 // The canonical bytes whose SHA-256 names the context: everything but the rope frequencies.
 std::string CanonicalBytes(const ContextSpec& spec);
+Fingerprint FingerprintOf(const ContextSpec& spec);
 // INVALID naming the field where `later`'s ropes differ from `first`'s by more than 1e-5 relative.
 Status CheckRopesJoin(const ContextSpec& first, const ContextSpec& later);
 

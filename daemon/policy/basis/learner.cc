@@ -75,6 +75,12 @@ Status BasisLearner::AddQueries(int layer, int head_begin, int heads,
   return l.moments.AddQueries(head_begin, heads, queries, window, q_heads, first_position, rope);
 }
 
+Status BasisLearner::AddQuerySums(int layer, int head_begin, std::span<const uint32_t> count,
+                                  std::span<const float> second) {
+  if (!WantsQueries(layer)) return {};
+  return at(layer).moments.AddQuerySums(head_begin, count, second);
+}
+
 void BasisLearner::SawChain(uint32_t tokens) {
   longest_chain_ = std::max(longest_chain_, std::min(tokens, 1u << 30));
 }

@@ -43,6 +43,9 @@ class BasisLearner {
   // As LayerMoments::AddQueries; also notes how long the chain is.
   Status AddQueries(int layer, int head_begin, int heads, std::span<const float> queries,
                     int window, int q_heads, uint32_t first_position);
+  // The same from sums that a codec thread made (LayerMoments::AddQuerySums).
+  Status AddQuerySums(int layer, int head_begin, std::span<const uint32_t> count,
+                      std::span<const float> second);
   void SawChain(uint32_t tokens);
 
   // At most one at a time a layer; nothing when one is in flight or it is not time.

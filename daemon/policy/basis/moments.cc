@@ -140,6 +140,22 @@ Status LayerMoments::AddQueries(int head_begin, int heads, std::span<const float
   return {};
 }
 
+Status LayerMoments::AddQuerySums(int head_begin, std::span<const uint32_t> count,
+                                  std::span<const float> second) {
+  const size_t heads = count.size(), t = TriangleSize(d_);
+  if (head_begin < 0 || heads == 0 || static_cast<size_t>(head_begin) + heads > cells_.size())
+    return Invalid("queries.heads are not of layer " + std::to_string(layer_));
+  if (second.size() != heads * t) return Invalid("queries.second has the wrong length");
+  if (!AllWithin(second, kLargestSum))
+    return BadMoment(layer_, head_begin, "queries not finite or too large");
+  for (size_t h = 0; h < heads; ++h) {
+    CellMoments& cell = cells_[static_cast<size_t>(head_begin) + h];
+    for (size_t i = 0; i < t; ++i) cell.qq[i] += second[h * t + i];
+    cell.queries += count[h];
+  }
+  return {};
+}
+
 void LayerMoments::Halve() {
   for (CellMoments& cell : cells_) {
     // An odd count would part the count from its sums: both take the same share.

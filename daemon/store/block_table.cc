@@ -1,0 +1,55 @@
+#include "daemon/store/block_table.h"
+
+#include <cassert>
+
+namespace dyna {
+
+BlockRef BlockTable::Find(const record::BlockKey& key) const {
+  auto it = by_key_.find(key);
+  return it == by_key_.end() ? nullptr : it->second;
+}
+
+Block* BlockTable::FindSerial(uint64_t serial) const {
+  auto it = by_serial_.find(serial);
+  return it == by_serial_.end() ? nullptr : it->second;
+}
+
+BlockRef BlockTable::Insert(const record::BlockKey& key) {
+  auto block = std::make_shared<Block>();
+  block->key = key;
+  block->serial = next_serial_++;
+  [[maybe_unused]] const bool fresh = by_key_.emplace(key, block).second;
+  assert(fresh);
+  by_serial_.emplace(block->serial, block.get());
+  Touch(*block);
+  return block;
+}
+
+void BlockTable::Erase(Block& block) {
+  Unlink(block);
+  by_serial_.erase(block.serial);
+  by_key_.erase(record::BlockKey(block.key));  // a copy: this may destroy the block
+}
+
+void BlockTable::Touch(Block& block) {
+  if (newest_ == &block) return;
+  Unlink(block);
+  block.older = newest_;
+  if (newest_ != nullptr) newest_->newer = &block;
+  newest_ = &block;
+  if (oldest_ == nullptr) oldest_ = &block;
+}
+
+void BlockTable::Unlink(Block& block) {
+  if (block.newer != nullptr) block.newer->older = block.older;
+  else if (newest_ == &block) newest_ = block.older;
+  if (block.older != nullptr) block.older->newer = block.newer;
+  else if (oldest_ == &block) oldest_ = block.newer;
+  block.newer = block.older = nullptr;
+}
+
+void BlockTable::ForEach(const std::function<void(Block&)>& visit) const {
+  for (const auto& [key, block] : by_key_) visit(*block);
+}
+
+}  // namespace dyna

@@ -1,0 +1,38 @@
+// All blocks by key, and in the order of their last use.
+//
+// Thread rule: the loop's.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <unordered_map>
+
+#include "daemon/store/block.h"
+
+namespace dyna {
+
+class BlockTable {
+ public:
+  BlockRef Find(const record::BlockKey& key) const;
+  Block* FindSerial(uint64_t serial) const;
+  // REQUIRES that the key is not there. Gives the block its serial.
+  BlockRef Insert(const record::BlockKey& key);
+  void Erase(Block& block);
+  void Touch(Block& block);  // becomes the newest
+
+  size_t size() const { return by_key_.size(); }
+  Block* oldest() const { return oldest_; }
+  Block* newest() const { return newest_; }
+  // Any order; `visit` may not insert or erase.
+  void ForEach(const std::function<void(Block&)>& visit) const;
+
+ private:
+  void Unlink(Block& block);
+
+  std::unordered_map<record::BlockKey, BlockRef, record::BlockKeyHasher> by_key_;
+  std::unordered_map<uint64_t, Block*> by_serial_;
+  Block *newest_ = nullptr, *oldest_ = nullptr;
+  uint64_t next_serial_ = 1;
+};
+
+}  // namespace dyna

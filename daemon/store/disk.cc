@@ -1,0 +1,373 @@
+// What goes to the disks and comes back: spill, bank, read-back (design 5 and 8).
+#include <algorithm>
+#include <cstring>
+
+#include "client/base/log.h"
+#include "daemon/store/store_impl.h"
+
+namespace dyna {
+namespace {
+
+uint64_t SeedOf(const Block& block) { return static_cast<uint64_t>(BlockHashHasher{}(block.key.hash)); }
+
+// All histories of a block, one after the other, each with its length before it.
+std::vector<std::byte> PackHistory(const Block& block) {
+  std::vector<std::byte> out;
+  for (const BlockHistory& h : block.history) {
+    const std::vector<std::byte> one = h.Serialize();
+    const auto n = static_cast<uint32_t>(one.size());
+    const auto* p = reinterpret_cast<const std::byte*>(&n);
+    out.insert(out.end(), p, p + sizeof n);
+    out.insert(out.end(), one.begin(), one.end());
+  }
+  return out;
+}
+
+std::vector<BlockHistory> UnpackHistory(std::span<const std::byte> bytes, uint64_t seed) {
+  std::vector<BlockHistory> out;
+  while (bytes.size() >= sizeof(uint32_t)) {
+    uint32_t n = 0;
+    std::memcpy(&n, bytes.data(), sizeof n);
+    bytes = bytes.subspan(sizeof n);
+    if (n > bytes.size()) return {};
+    auto one = BlockHistory::Parse(bytes.first(n), seed);
+    if (!one.ok()) return {};  // history is advice: a damaged one is as good as none
+    out.push_back(std::move(*one));
+    bytes = bytes.subspan(n);
+  }
+  return out;
+}
+
+PartId SegmentPart(const record::SegmentEntry& e) {
+  return {PartId::Kind::kSegment, e.layer, e.head_begin};
+}
+constexpr PartId kHistoryPart{PartId::Kind::kHistory, 0, 0};
+
+}  // namespace
+
+record::BlockMeta Store::Impl::MetaOf(const Block& block) const {
+  record::BlockMeta m;
+  m.key = block.key;
+  m.parent = block.parent;
+  m.index = block.index;
+  m.generation = block.generation;
+  m.revision = block.revision;
+  m.quality = block.quality;
+  m.durability = block.durability;
+  m.pinned = block.pinned;
+  m.opaque = block.opaque;
+  m.reuse = block.reuse.hits;
+  m.reuse_at_ms = block.reuse.at_ms;
+  m.nmse = block.nmse();
+  m.mean_bits = block.mean_bits;
+  m.expires_at_ms = block.expires_at_ms;
+  m.shards = block.shards;
+  for (const Segment& s : block.segments) {
+    m.segments.push_back({s.layer, s.head_begin, s.kv_heads, s.basis, s.bytes});
+    for (size_t h = 0; h < s.kv_heads && !block.opaque; ++h)
+      m.cells.push_back(block.cells[s.cell + h]);
+  }
+  return m;
+}
+
+void Store::Impl::EnsureRows(ContextState& ctx, SpillStore& store, bool to_bank, const Block& block) {
+  bool& have = to_bank ? ctx.row_in_bank : ctx.row_in_spill;
+  if (!have) {
+    have = true;
+    store.PutRow(record::ContextRow{ctx.tenant, ctx.fingerprint, ctx.spec}, [](Status) {});
+  }
+  for (const Segment& s : block.segments) {
+    if (s.basis == 0) continue;
+    BasisUse& use = ctx.bases.at(s.basis);
+    bool& there = to_bank ? use.in_bank : use.in_spill;
+    if (there) continue;
+    there = true;
+    const auto object = use.basis->bytes();
+    const auto* p = reinterpret_cast<const uint8_t*>(object.data());
+    store.PutRow(record::BasisRow{ctx.tenant, ctx.fingerprint, s.basis, {p, p + object.size()}},
+                 [](Status) {});
+  }
+}
+
+void Store::Impl::WriteBlock(const BlockRef& block, SpillStore& store, bool to_bank,
+                             std::function<void(Status)> done) {
+  struct Copy {
+    record::BlockMeta meta;
+    std::vector<ReadRef> refs;
+    std::vector<std::vector<std::byte>> segments;
+    std::vector<std::byte> history;
+  };
+  auto copy = std::make_shared<Copy>();
+  if (block->context != nullptr) EnsureRows(*block->context, store, to_bank, *block);
+  copy->meta = MetaOf(*block);
+  uint64_t bytes = 0;
+  for (const Segment& s : block->segments) {
+    copy->refs.push_back(s.extent.Read());
+    bytes += s.bytes;
+  }
+  copy->history = PackHistory(*block);
+  copy->meta.history_bytes = static_cast<uint32_t>(copy->history.size());
+  disk_bytes += bytes;
+  RunCodec(
+      bytes,
+      // The checksum is written when a segment leaves the arena, on a copy: readers go on.
+      [copy, opaque = block->opaque] {
+        for (size_t i = 0; i < copy->refs.size(); ++i) {
+          const auto from = copy->refs[i].bytes().first(copy->meta.segments[i].bytes);
+          copy->segments.emplace_back(from.begin(), from.end());
+          if (!opaque) SealSegment(copy->segments.back());
+        }
+      },
+      [this, copy, &store, bytes, done = std::move(done)]() mutable {
+        copy->refs.clear();
+        BlockWrite write;
+        write.meta = copy->meta;
+        for (size_t i = 0; i < copy->segments.size(); ++i)
+          write.parts.push_back({SegmentPart(copy->meta.segments[i]), copy->segments[i]});
+        if (!copy->history.empty()) write.parts.push_back({kHistoryPart, copy->history});
+        ++in_flight;
+        store.PutBlock(std::move(write), [this, copy, bytes, done = std::move(done)](Status status) {
+          disk_bytes -= bytes;
+          --in_flight;
+          done(std::move(status));
+          if (in_flight == 0 && on_idle) on_idle();
+        });
+      });
+}
+
+void Store::Impl::Persist(const BlockRef& block, std::function<void(Status)> done) {
+  if (bank == nullptr) {
+    done(Unsupported("durability persistent: this daemon has no bank (bank.enabled)"));
+    return;
+  }
+  if (block->bank && block->bank->generation == block->generation) {
+    done({});
+    return;
+  }
+  if (block->state() != BlockState::kResident) {
+    Load(block, [this, block, done = std::move(done)](const Status& loaded) {
+      if (loaded.ok()) Persist(block, done);
+      else done(loaded);
+    });
+    return;
+  }
+  block->banking = true;
+  block->durability = Durability::kPersistent;
+  const uint32_t generation = block->generation;
+  auto meta = std::make_shared<record::BlockMeta>(MetaOf(*block));
+  meta->history_bytes = static_cast<uint32_t>(PackHistory(*block).size());
+  WriteBlock(block, *bank, true, [block, generation, meta, done = std::move(done)](Status status) {
+    block->banking = false;
+    if (block->state() != BlockState::kGone && block->generation == generation) {
+      if (status.ok()) block->bank = std::make_unique<record::BlockMeta>(*meta);
+      else if (!block->bank) block->durability = Durability::kVolatile;
+    }
+    if (!status.ok()) LogWarn("bank: block not stored: {}", status.ToString());
+    done(std::move(status));
+  });
+}
+
+// The bank's history follows the reports: same generation, so that the segments need not come again.
+void Store::Impl::PersistHistory(const BlockRef& block) {
+  block->history_dirty = false;
+  if (bank == nullptr || !block->bank || block->bank->generation != block->generation) return;
+  auto history = std::make_shared<std::vector<std::byte>>(PackHistory(*block));
+  if (history->empty()) return;
+  BlockWrite write;
+  block->bank->history_bytes = static_cast<uint32_t>(history->size());
+  block->bank->reuse = block->reuse.hits;
+  block->bank->reuse_at_ms = block->reuse.at_ms;
+  write.meta = *block->bank;
+  write.parts.push_back({kHistoryPart, *history});
+  ++in_flight;
+  bank->PutBlock(std::move(write), [this, history](Status status) {
+    --in_flight;
+    if (!status.ok()) LogDebug("bank: history not stored: {}", status.ToString());
+    if (in_flight == 0 && on_idle) on_idle();
+  });
+}
+
+bool Store::Impl::HasDiskCopy(const Block& block) const {
+  return (spill != nullptr && block.spill_generation == block.generation &&
+          block.spill_revision == block.revision) ||
+         (block.bank && block.bank->generation == block.generation);
+}
+
+void Store::Impl::ToSpilled(Block& block) {
+  UnbookAll(block);
+  Uncharge(block);
+  for (const Segment& s : block.segments)
+    if (!block.opaque)
+      raw_bytes -= 2 * s.kv_heads * RawTileBytes(block.context->spec.layers[s.layer].head_dim,
+                                                 block.context->spec.dtype);
+  --resident;
+  block.To(BlockState::kSpilled);
+  const bool in_spill = block.spill_generation == block.generation && block.spill_revision == block.revision;
+  if (!in_spill && block.bank) {
+    // What is left is the bank's copy: it may hold more bits than the one that was in RAM.
+    const record::BlockMeta& m = *block.bank;
+    for (const Segment& s : block.segments) UseBasis(*block.context, s.basis, -1);
+    std::vector<Segment> segments;
+    uint32_t cell = 0;
+    for (const record::SegmentEntry& e : m.segments) {
+      Segment s;
+      s.layer = e.layer;
+      s.head_begin = e.head_begin;
+      s.kv_heads = e.kv_heads;
+      s.basis = e.basis;
+      s.bytes = e.bytes;
+      s.cell = cell;
+      s.nmse = m.nmse;
+      cell += e.kv_heads;
+      UseBasis(*block.context, e.basis, +1);
+      segments.push_back(std::move(s));
+    }
+    block.segments = std::move(segments);
+    block.cells = m.cells;
+    block.revision = m.revision;
+    block.spill_generation = 0;
+    Appraise(block);
+  }
+  block.history.clear();  // it lies beside the segments, and comes back with them
+}
+
+void Store::Impl::Spill(const BlockRef& block) {
+  block->spilling = true;
+  const uint32_t generation = block->generation, revision = block->revision;
+  const auto history = static_cast<uint32_t>(PackHistory(*block).size());
+  WriteBlock(block, *spill, false, [this, block, generation, revision, history](Status status) {
+    block->spilling = false;
+    if (!status.ok()) {
+      if (status.code() != StatusCode::kQuota || !EvictFromSpill(block->segment_bytes()))
+        retry_disk_at = clock.Now() + std::chrono::milliseconds(200);
+      NeedTick();
+      return;
+    }
+    if (block->state() == BlockState::kGone) {
+      spill->DeleteBlock(block->key, [](Status) {});
+      return;
+    }
+    if (block->generation != generation) return;
+    block->spill_generation = generation;
+    block->spill_revision = revision;
+    block->history_on_disk = history;
+    ++counts.spilled_blocks;
+    if (block->state() == BlockState::kResident && block->revision == revision && block->leases == 0)
+      ToSpilled(*block);
+    NeedTick();
+  });
+}
+
+void Store::Impl::Load(const BlockRef& block, std::function<void(const Status&)> done) {
+  if (block->state() == BlockState::kResident) {
+    done({});
+    return;
+  }
+  block->loaded.push_back(std::move(done));
+  if (block->loading) return;  // joins the read that is under way
+  block->loading = true;
+  const bool from_spill = spill != nullptr && block->spill_generation == block->generation &&
+                          block->spill_revision == block->revision;
+  SpillStore* store = from_spill ? spill : bank;
+  struct Read {
+    std::vector<Extent> extents;
+    std::vector<std::byte> history;
+    std::vector<std::shared_ptr<const Basis>> bases;
+    std::vector<Status> checked;
+  };
+  auto read = std::make_shared<Read>();
+  if (store == nullptr) {
+    FinishLoad(block, {StatusCode::kMiss, "its tier is not there any more"});
+    return;
+  }
+  BlockRead request;
+  request.key = block->key;
+  request.generation = block->generation;
+  const uint32_t beside = !from_spill && block->bank ? block->bank->history_bytes : block->history_on_disk;
+  uint64_t total = 0;
+  for (Segment& s : block->segments) {
+    auto extent = Reserve(s.bytes, block->serial);
+    if (!extent.ok()) {
+      FinishLoad(block, extent.status());
+      return;
+    }
+    total += s.bytes;
+    request.parts.push_back({{PartId::Kind::kSegment, s.layer, s.head_begin}, extent->bytes().first(s.bytes)});
+    read->extents.push_back(std::move(*extent));
+    read->bases.push_back(block->opaque ? nullptr : block->context->Share(s.basis));
+  }
+  read->history.resize(beside);
+  if (beside != 0) request.parts.push_back({kHistoryPart, read->history});
+  const uint32_t generation = block->generation;
+  ++in_flight;
+  store->ReadParts(std::move(request), [this, block, read, generation, total](std::vector<Status> statuses) {
+    --in_flight;
+    Status bad;
+    for (size_t i = 0; i < read->extents.size(); ++i)
+      if (!statuses[i].ok() && bad.ok()) bad = statuses[i];
+    if (!bad.ok() || block->state() == BlockState::kGone || block->generation != generation) {
+      if (bad.ok()) bad = Status(StatusCode::kMiss, "the block moved on");
+      FinishLoad(block, bad);
+      if (in_flight == 0 && on_idle) on_idle();
+      return;
+    }
+    RunCodec(
+        total,
+        [read, block_key = block->key, opaque = block->opaque, lengths = [&] {
+          std::vector<uint32_t> out;
+          for (const Segment& s : block->segments) out.push_back(s.bytes);
+          return out;
+        }()] {
+          for (size_t i = 0; i < read->extents.size() && !opaque; ++i) {
+            const auto bytes = read->extents[i].bytes().first(lengths[i]);
+            Status status = VerifySegmentChecksum(bytes);
+            if (status.ok()) status = ParseSegment(bytes, read->bases[i].get()).status();
+            read->checked.push_back(std::move(status));
+          }
+        },
+        [this, block, read, generation] {
+          Status status;
+          for (const Status& c : read->checked)
+            if (!c.ok() && status.ok()) status = Status(StatusCode::kMiss, c.ToString());
+          if (!status.ok()) {
+            ++counts.damaged_segments;
+            LogWarn("block {}: damaged on disk, served as a miss: {}", block->index, status.message());
+          } else if (block->state() != BlockState::kSpilled || block->generation != generation) {
+            status = Status(StatusCode::kMiss, "the block moved on");
+          } else {
+            for (size_t i = 0; i < read->extents.size(); ++i)
+              block->segments[i].extent = std::move(read->extents[i]);
+            block->history = UnpackHistory(read->history, SeedOf(*block));
+            if (block->history.size() != block->shards.size()) block->history.clear();
+          }
+          FinishLoad(block, status);
+        });
+  });
+}
+
+void Store::Impl::FinishLoad(const BlockRef& block, Status status) {
+  block->loading = false;
+  if (status.ok()) {
+    block->To(BlockState::kResident);
+    ++resident;
+    for (const Segment& s : block->segments)
+      if (!block->opaque)
+        raw_bytes += 2 * s.kv_heads * RawTileBytes(block->context->spec.layers[s.layer].head_dim,
+                                                   block->context->spec.dtype);
+    Charge(*block);
+    BookAll(*block);
+    ++counts.loaded_blocks;
+  } else {
+    ++counts.load_failures;
+    // A damaged or missing record is a miss from now on; a full arena is not its fault.
+    if (status.code() == StatusCode::kMiss && block->state() == BlockState::kSpilled) {
+      const auto waiters = std::exchange(block->loaded, {});
+      Gone(*block, true);
+      for (const auto& waiter : waiters) waiter(status);
+      return;
+    }
+  }
+  for (const auto& waiter : std::exchange(block->loaded, {})) waiter(status);
+}
+
+}  // namespace dyna

@@ -1,0 +1,75 @@
+// The learned basis (policy 2): puts feed C, query windows feed M, a codec thread makes the basis.
+#include <chrono>
+
+#include "client/base/log.h"
+#include "daemon/store/store_impl.h"
+
+namespace dyna {
+
+constexpr uint32_t kLearningAtOnce = 1;   // bases under way: the other codec threads keep serving
+
+bool Store::Impl::LearningBudgetLeft(const ContextState& ctx) const {
+  // Before its first basis a context learns from everything; afterwards within its share.
+  if (ctx.learner.basis(0) == nullptr) return true;
+  return counts.learn_seconds <= options.learner.codec_share * (counts.codec_seconds + 1);
+}
+
+void Store::Impl::FeedTile(ContextState& ctx, const wire::Put& put, int layer, std::vector<uint32_t> count,
+                           std::vector<float> sum, std::vector<float> scatter) {
+  if (!ctx.learner.AddTile(layer, put.shard.head_begin, count, sum, scatter).ok()) return;
+  for (uint32_t n : count) ctx.learned_tokens += n;
+  StartLearning(ctx);
+}
+
+void Store::Impl::StartLearning(ContextState& ctx) {
+  for (int layer = 0; layer < static_cast<int>(ctx.spec.layers.size()); ++layer) {
+    if (learning >= kLearningAtOnce) return;
+    auto due = ctx.learner.Due(layer);
+    if (!due) {
+      if (ctx.learner.RowDue(layer) && bank != nullptr)
+        bank->PutRow(ctx.learner.Row(layer, ctx.tenant), [](Status) {});
+      continue;
+    }
+    ++learning;
+    struct Job {
+      DueBasis due;
+      Result<std::shared_ptr<const Basis>> made = Internal("not made");
+      double seconds = 0;
+    };
+    auto job = std::make_shared<Job>(Job{std::move(*due)});
+    RunCodec(
+        1u << 20,
+        [job] {
+          const auto start = std::chrono::steady_clock::now();
+          job->made = job->due.Make();
+          job->seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+        },
+        [this, job, &ctx, layer] {
+          --learning;
+          counts.learn_seconds += job->seconds;
+          ctx.learn_seconds += job->seconds;
+          ctx.learner.Done(layer, job->made);
+          if (!job->made.ok())
+            LogWarn("context {:016x} layer {}: no basis: {}", ctx.fingerprint, layer,
+                    job->made.status().ToString());
+          else if (*job->made)
+            InstallBasis(ctx, layer, *job->made);
+          StartLearning(ctx);
+        });
+  }
+}
+
+void Store::Impl::InstallBasis(ContextState& ctx, int layer, std::shared_ptr<const Basis> basis) {
+  const BasisInfo& info = basis->info();
+  if (info.source != BasisSource::kProfile) ++counts.bases_learned;
+  LogInfo("context {:016x} layer {}: basis {:016x} from {} tokens and {} queries", ctx.fingerprint,
+          layer, basis->name(), info.tokens, info.queries);
+  ctx.AddBasis(std::move(basis));
+  basis_bytes = 0;
+  for (const auto& [key, other] : contexts) basis_bytes += other->basis_bytes();
+  rebook = true;
+  rebook_at.reset();
+  NeedTick();
+}
+
+}  // namespace dyna

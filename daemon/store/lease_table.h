@@ -1,0 +1,51 @@
+// Leases: what lookups promised and to whom (design 2).
+//
+// Thread rule: the loop's.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <unordered_map>
+#include <vector>
+
+#include "client/base/clock.h"
+#include "daemon/store/block.h"
+
+namespace dyna {
+
+struct Lease {
+  uint64_t id = 0;
+  SessionId session = 0;
+  ContextState* context = nullptr;
+  Shard shard;
+  QualityClass min_quality = QualityClass::kSmall;
+  float max_nmse = 0;
+  TimePoint expires;
+  std::vector<BlockRef> run;
+  std::vector<uint32_t> generations;  // of the run, when it was granted
+};
+
+class LeaseTable {
+ public:
+  // Runs for each block that a lease let go of.
+  void OnDropped(std::function<void(Block&)> dropped) { dropped_ = std::move(dropped); }
+  // Takes over a filled lease; its blocks are held from here on. Returns its id, never 0.
+  uint64_t Grant(Lease lease);
+  // Null: unknown, or of another session (a forged id reads as lost).
+  Lease* Find(SessionId session, uint64_t id);
+  bool Release(SessionId session, uint64_t id);
+  void ReleaseSession(SessionId session);
+  // Those that expired before `now`; returns how many.
+  size_t Expire(TimePoint now);
+  size_t size() const { return leases_.size(); }
+  uint64_t held_bytes() const { return held_bytes_; }  // encoded, of all leased blocks
+
+ private:
+  void Drop(std::unordered_map<uint64_t, Lease>::iterator it);
+
+  std::unordered_map<uint64_t, Lease> leases_;
+  std::function<void(Block&)> dropped_;
+  uint64_t next_ = 1, held_bytes_ = 0;
+};
+
+}  // namespace dyna

@@ -1,0 +1,220 @@
+// What new tiles take, what the budget counts, and what the price book knows of a block.
+#include <algorithm>
+#include <cmath>
+
+#include "daemon/policy/log2_byte.h"
+#include "daemon/store/store_impl.h"
+
+namespace dyna {
+namespace {
+
+constexpr uint64_t kEntryBytes = 96;   // of a block in RAM, as design 2 counts it
+constexpr int kRebookEighths = 4;      // a weight that moved by half an octave is told to the book
+
+uint64_t HashWord(const BlockHash& hash) {
+  return static_cast<uint64_t>(BlockHashHasher{}(hash));
+}
+
+double KBits(uint8_t k, const Basis* basis, int head, DType dtype) {
+  if (k == kind::kRaw) return 8.0 * DTypeBytes(dtype);
+  if (k == kind::kFp8 || k == kind::kPlain8) return 8;
+  if (k == kind::kPlain4) return 4;
+  if (kind::IsLevel(k) && basis != nullptr && basis->Covers(head))
+    return basis->mean_bits(head, k - kind::kLevel0);
+  return 0;
+}
+
+double VBits(uint8_t v, DType dtype) {
+  if (v == kind::kRaw) return 8.0 * DTypeBytes(dtype);
+  if (v == kind::kFp8) return 8;
+  return v >= kind::kLevel0 ? v - kind::kLevel0 : 0;
+}
+
+// The class that a tile of these bits still satisfies (design 2). L2 means its name, not exactly
+// 2 bits: the longest prefix within the target may be a little narrower.
+QualityClass ClassOf(uint8_t kind_id, double bits, double l2_bits) {
+  if (kind_id == kind::kRaw) return QualityClass::kExact;
+  if (bits >= 8) return QualityClass::kHigh;
+  return bits >= l2_bits ? QualityClass::kBalanced : QualityClass::kSmall;
+}
+
+}  // namespace
+
+uint64_t Store::Impl::Limit() const {
+  const auto room = static_cast<uint64_t>(static_cast<double>(arena.capacity()) * (1 - options.headroom));
+  return budget == 0 ? room : std::min(budget, room);
+}
+
+uint64_t Store::Impl::Charged() const { return arena.used_bytes() + aux_bytes + basis_bytes; }
+
+Result<Extent> Store::Impl::Reserve(uint64_t bytes, uint64_t serial) {
+  if (!Fits(bytes)) {
+    NeedTick();
+    return Status(StatusCode::kRetry, "the budget is full: tiles are being demoted or moved", 5);
+  }
+  auto extent = arena.Allocate(bytes, serial);
+  if (!extent.ok()) {
+    wanted_range = std::max(wanted_range, bytes);
+    NeedTick();
+  }
+  return extent;
+}
+
+std::vector<TilePlan> Store::Impl::PlanPut(ContextState& ctx, TenantId tenant, const Shard& shard,
+                                           int layer, QualityClass quality, const BlockHash& hash,
+                                           BasisName* basis) {
+  const size_t heads = static_cast<size_t>(shard.head_end - shard.head_begin);
+  *basis = ctx.CurrentBasis(layer);
+  auto ladders = ctx.Ladders(*policy, layer, *basis, quality);
+  if (!ladders) return {};
+  std::vector<record::Cell> cells(heads);
+  std::vector<TilePlan> out(heads);
+  PricedSegment priced;
+  priced.ladders = ladders.get();
+  priced.cells = cells;
+  priced.head_begin = shard.head_begin;
+  priced.layer = layer;
+  priced.block = HashWord(hash);
+  Decide(priced, book.price(tenant), /*fresh=*/true, options.policy.price, out);
+  if (std::none_of(out.begin(), out.end(), [](const TilePlan& p) { return kind::IsLevel(p.k_kind); }))
+    *basis = 0;
+  return out;
+}
+
+bool Store::Impl::Priced(const Block& block) const {
+  return block.state() == BlockState::kResident && !block.opaque &&
+         block.quality != QualityClass::kExact;
+}
+
+PricedSegment Store::Impl::AsPriced(const Block& block, const Segment& s) const {
+  PricedSegment p;
+  p.ladders = s.booked.get();
+  p.cells = {block.cells.data() + s.cell, s.kv_heads};
+  p.head_begin = s.head_begin;
+  p.layer = s.layer;
+  p.block = HashWord(block.key.hash);
+  p.log2_h = s.booked_h;
+  p.observed = s.booked_observed;
+  p.frozen = s.booked_frozen;
+  return p;
+}
+
+void Store::Impl::Book(Block& block, Segment& s) {
+  if (s.booked || !Priced(block) || !s.extent) return;
+  ContextState& ctx = *block.context;
+  const BasisName basis = s.basis != 0 ? s.basis : ctx.CurrentBasis(s.layer);
+  s.booked = ctx.Ladders(*policy, s.layer, basis, block.quality);
+  if (!s.booked) return;
+  s.booked_h = Log2Byte(block.reuse.At(clock.UnixMillis(), options.reuse_half_life_s));
+  s.booked_frozen = block.pinned || block.frozen > 0 ||
+                    (block.leases > 0 && block.lease_floor > block.quality);
+  s.booked_observed = std::any_of(block.history.begin(), block.history.end(), [&](const auto& h) {
+    return h.Covers(s.layer) && h.observed(s.layer);
+  });
+  book.Add(block.key.tenant, AsPriced(block, s));
+}
+
+void Store::Impl::Unbook(Block& block, Segment& s) {
+  if (!s.booked) return;
+  book.Remove(block.key.tenant, AsPriced(block, s));
+  s.booked.reset();
+}
+
+void Store::Impl::BookAll(Block& block) {
+  for (Segment& s : block.segments) Book(block, s);
+}
+void Store::Impl::UnbookAll(Block& block) {
+  for (Segment& s : block.segments) Unbook(block, s);
+}
+
+void Store::Impl::BookLater(Block& block) {
+  if (block.queued || !Priced(block) || block.segments.empty() || !block.segments[0].booked) return;
+  const Segment& s = block.segments[0];
+  const bool frozen = block.pinned || block.frozen > 0 ||
+                      (block.leases > 0 && block.lease_floor > block.quality);
+  const int h = Log2Byte(block.reuse.At(clock.UnixMillis(), options.reuse_half_life_s));
+  if (frozen == s.booked_frozen && std::abs(h - s.booked_h) < kRebookEighths) return;
+  block.queued = true;
+  to_book.push_back(blocks.Find(block.key));
+  NeedTick();
+}
+
+bool Store::Impl::BookSlice(TimePoint until) {
+  while (!to_book.empty()) {
+    if (clock.Now() >= until) return true;
+    BlockRef block = to_book.front().lock();
+    to_book.pop_front();
+    if (!block || block->state() == BlockState::kGone) continue;
+    block->queued = false;
+    UnbookAll(*block);
+    BookAll(*block);
+  }
+  if (!rebook || learning > 0) return false;
+  // A new basis changes what plain segments may become: walk the table once, newest first.
+  BlockRef at = rebook_at.lock();
+  Block* block = at && at->state() != BlockState::kGone ? at.get() : blocks.newest();
+  for (; block != nullptr; block = block->older) {
+    if (clock.Now() >= until) {
+      rebook_at = blocks.Find(block->key);
+      return true;
+    }
+    for (Segment& s : block->segments)
+      if (s.booked && s.basis == 0 && s.booked->basis() != block->context->learner.basis(s.layer)) {
+        Unbook(*block, s);
+        Book(*block, s);
+      }
+  }
+  rebook = false;
+  sweep_idle = false;
+  return false;
+}
+
+void Store::Impl::Charge(Block& block) {
+  Uncharge(block);
+  uint64_t history = 0;
+  for (const BlockHistory& h : block.history) history += h.serialized_bytes();
+  block.charged = kEntryBytes + sizeof(record::Cell) * block.cells.size() + history;
+  aux_bytes += block.charged;
+}
+
+void Store::Impl::Uncharge(Block& block) {
+  aux_bytes -= block.charged;
+  block.charged = 0;
+}
+
+void Store::Impl::Appraise(Block& block) {
+  if (block.opaque) {
+    block.effective = QualityClass::kExact;
+    return;
+  }
+  const ContextState& ctx = *block.context;
+  double bits = 0, weight = 0;
+  QualityClass worst = QualityClass::kExact;
+  for (const Segment& s : block.segments) {
+    const Basis* basis = ctx.Find(s.basis);
+    const LayerShape& shape = ctx.spec.layers[s.layer];
+    for (int h = 0; h < s.kv_heads; ++h) {
+      const record::Cell& cell = block.cells[s.cell + static_cast<size_t>(h)];
+      const int head = s.head_begin + h;
+      const double k = KBits(cell.k_kind, basis, head, ctx.spec.dtype);
+      const double v = VBits(cell.v_kind, ctx.spec.dtype);
+      double l2 = 2;
+      if (basis != nullptr && basis->seen(head))
+        l2 = std::min(l2, basis->mean_bits(head, basis->LevelOf(2)));
+      worst = std::min({worst, ClassOf(cell.k_kind, k, l2), ClassOf(cell.v_kind, v, 2)});
+      bits += (k + v) * shape.head_dim;
+      weight += 2.0 * shape.head_dim;
+    }
+  }
+  block.effective = worst;
+  block.mean_bits = weight > 0 ? static_cast<float>(bits / weight) : 0;
+}
+
+void Store::Impl::UseBasis(ContextState& ctx, BasisName name, int change) {
+  if (name == 0) return;
+  auto it = ctx.bases.find(name);
+  if (it == ctx.bases.end()) return;
+  it->second.segments = static_cast<uint64_t>(static_cast<int64_t>(it->second.segments) + change);
+}
+
+}  // namespace dyna

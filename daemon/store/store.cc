@@ -1,0 +1,220 @@
+#include "daemon/store/store.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "client/base/log.h"
+#include "daemon/policy/log2_byte.h"
+#include "daemon/store/store_impl.h"
+
+namespace dyna {
+
+using std::chrono::duration_cast;
+using std::chrono::nanoseconds;
+
+// A slice of housekeeping: the loop must stay free for callers (design 4).
+constexpr auto kSlice = std::chrono::microseconds(400);
+
+Store::Impl::Impl(Parts parts, StoreOptions opts)
+    : clock(parts.clock), loop(parts.loop), codec(parts.codec), backend(parts.backend),
+      arena(parts.arena), spill(parts.spill), bank(parts.bank), options(std::move(opts)),
+      book(options.policy.price), budget(options.budget_bytes) {
+  auto made = MakePolicy(options.policy);
+  if (!made.ok()) made = MakePolicy(PolicyOptions{});  // the configuration door has refused it before
+  policy = std::move(*made);
+  leases.OnDropped([this](Block& block) {
+    if (block.state() != BlockState::kGone) BookLater(block);
+  });
+}
+
+Tenant& Store::Impl::TenantOf(TenantId id) {
+  Tenant& t = tenants[id];
+  t.id = id;
+  return t;
+}
+
+ContextState* Store::Impl::Context(TenantId tenant, Fingerprint context) {
+  auto it = contexts.find({tenant, context});
+  return it == contexts.end() ? nullptr : it->second.get();
+}
+
+void Store::Impl::RunCodec(size_t bytes, std::function<void()> work, std::function<void()> done) {
+  ++in_flight;
+  auto seconds = std::make_shared<double>(0);
+  codec.Run(
+      bytes,
+      [work = std::move(work), seconds] {
+        const auto start = std::chrono::steady_clock::now();
+        work();
+        *seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+      },
+      [this, done = std::move(done), seconds] {
+        counts.codec_seconds += *seconds;
+        --in_flight;
+        done();
+        if (in_flight == 0 && on_idle) on_idle();
+      });
+}
+
+void Store::Impl::NeedTick() {
+  if (on_busy) on_busy();
+}
+
+void Store::Impl::Gone(Block& block, bool on_disk_too) {
+  UnbookAll(block);
+  Uncharge(block);
+  for (const auto& writer : block.writers) writer->aborted = true;
+  for (const Segment& s : block.segments) {
+    UseBasis(*block.context, s.basis, -1);
+    block.tenant->charged -= std::min<uint64_t>(block.tenant->charged, s.bytes);
+  }
+  if (block.state() == BlockState::kResident) {
+    --resident;
+    for (const Segment& s : block.segments)
+      if (!block.opaque)
+        raw_bytes -= 2 * s.kv_heads * RawTileBytes(block.context->spec.layers[s.layer].head_dim,
+                                                   block.context->spec.dtype);
+  }
+  if (block.context != nullptr && block.visible()) --block.context->blocks;
+  if (on_disk_too) {
+    if (spill != nullptr && block.spill_generation != 0) spill->DeleteBlock(block.key, [](Status) {});
+    if (bank != nullptr && block.bank) bank->DeleteBlock(block.key, [](Status) {});
+  }
+  for (auto& waiter : std::exchange(block.loaded, {}))
+    loop.Post([waiter = std::move(waiter)] { waiter(Status(StatusCode::kMiss, "the block was dropped")); });
+  BlockRef keep = blocks.Find(block.key);
+  block.To(BlockState::kGone);
+  blocks.Erase(block);
+}
+
+// ---- the facade
+
+Store::Store(Parts parts, StoreOptions options)
+    : impl_(std::make_unique<Impl>(parts, std::move(options))) {}
+
+Store::~Store() {
+  // Extents return to the arena before it goes.
+  impl_->folds.clear();
+  impl_->plan = {};
+}
+
+const StoreOptions& Store::options() const { return impl_->options; }
+
+void Store::ConfigureTenant(TenantId tenant, std::string name, uint64_t quota_bytes) {
+  Tenant& t = impl_->TenantOf(tenant);
+  t.name = std::move(name);
+  t.quota = quota_bytes;
+  impl_->book.SetQuota(tenant, static_cast<int64_t>(quota_bytes));
+}
+
+void Store::SetBudget(uint64_t bytes) {
+  impl_->budget = bytes == 0 ? impl_->options.budget_bytes : bytes;
+  impl_->sweep_idle = false;
+  impl_->NeedTick();
+}
+
+void Store::SetOptions(const StoreOptions& options) {
+  StoreOptions next = options;
+  next.policy = impl_->options.policy;  // ladders and histories were made with it
+  impl_->options = next;
+  SetBudget(0);
+}
+
+Result<OpenedContext> Store::OpenContext(const Caller& caller, const ContextSpec& spec,
+                                         std::span<const std::byte> profile_bytes) {
+  DYNA_RETURN_IF_ERROR(Validate(spec));
+  const Fingerprint id = FingerprintOf(spec);
+  ContextState* ctx = impl_->Context(caller.tenant, id);
+  OpenedContext out{id, ctx == nullptr};
+  if (ctx != nullptr) {
+    DYNA_RETURN_IF_ERROR(CheckRopesJoin(ctx->spec, spec));
+  } else if (impl_->contexts.size() >= impl_->options.contexts) {
+    return TooLarge("contexts: " + std::to_string(impl_->options.contexts) +
+                    " are open already (limits.contexts)");
+  }
+  std::optional<Profile> profile;
+  if (!profile_bytes.empty()) {
+    auto parsed = ParseProfile(profile_bytes, spec, id);
+    if (!parsed.ok()) return parsed.status();
+    profile = std::move(*parsed);
+  }
+  std::optional<Sensitivity> sensitivity;
+  if (profile && profile->has_omega()) {
+    auto made = Sensitivity::Make(spec, profile->cells);
+    if (!made.ok()) return made.status();
+    sensitivity = std::move(*made);
+  }
+  if (ctx == nullptr) {
+    auto fresh = std::make_unique<ContextState>(caller.tenant, id, spec, impl_->options.learner);
+    uint64_t learners = MomentsBytes(spec, 1);
+    for (const auto& [key, other] : impl_->contexts)
+      if (key.first == caller.tenant && other->learning_allowed)
+        learners += other->learner.memory_bytes();
+    fresh->learning_allowed =
+        impl_->options.learner.enabled && learners <= impl_->options.learner.tenant_bytes;
+    ctx = fresh.get();
+    impl_->contexts.emplace(std::pair(caller.tenant, id), std::move(fresh));
+    ++impl_->counts.contexts;
+    LogInfo("context opened: model={} revision={} context={:016x} layers={} learning={}", spec.model,
+            spec.revision, id, spec.layers.size(), ctx->learning_allowed ? "on" : "off");
+  }
+  if (profile && !ctx->profiled) {  // the first one given stays: tiles are coded in it
+    ctx->profiled = true;
+    ctx->sensitivity = std::move(sensitivity);
+    for (size_t l = 0; l < profile->bases.size(); ++l) {
+      if (!profile->bases[l]) continue;
+      ctx->learner.SetProfileBasis(static_cast<int>(l), profile->bases[l]);
+      impl_->InstallBasis(*ctx, static_cast<int>(l), profile->bases[l]);
+    }
+  }
+  return out;
+}
+
+const ContextSpec* Store::FindContext(TenantId tenant, Fingerprint context) const {
+  ContextState* ctx = impl_->Context(tenant, context);
+  return ctx == nullptr ? nullptr : &ctx->spec;
+}
+
+void Store::CloseSession(SessionId session) {
+  impl_->leases.ReleaseSession(session);
+  auto it = impl_->sessions.find(session);
+  if (it == impl_->sessions.end()) return;
+  const auto writing = std::move(it->second.writing);
+  for (const auto& weak : writing) {
+    BlockRef block = weak.lock();
+    if (!block || block->state() == BlockState::kGone) continue;
+    const auto writers = block->writers;  // Abort takes them out
+    for (const auto& writer : writers)
+      if (writer->session == session) impl_->Abort(block, writer);
+  }
+  impl_->sessions.erase(session);
+}
+
+void Store::OnBusy(std::function<void()> busy) { impl_->on_busy = std::move(busy); }
+
+bool Store::Tick() {
+  Impl& s = *impl_;
+  const TimePoint start = s.clock.Now();
+  const TimePoint until = start + kSlice;
+  const auto wall = std::chrono::steady_clock::now();
+  ++s.counts.ticks;
+  s.ExpireSlice();
+  bool more = s.BookSlice(until);
+  more |= s.FoldSlice(until);
+  s.StartReports();
+  more |= s.Pressure(until);
+  if (s.wanted_range != 0) s.CompactSlice();
+  if (!s.dirty_history.empty()) {
+    BlockRef block = s.dirty_history.front().lock();
+    s.dirty_history.pop_front();
+    if (block) s.PersistHistory(block);
+    more = true;
+  }
+  const auto ns = static_cast<uint64_t>(
+      duration_cast<nanoseconds>(std::chrono::steady_clock::now() - wall).count());
+  s.counts.tick_ns_sum += ns;
+  s.counts.tick_ns_max = std::max(s.counts.tick_ns_max, ns);
+  return more || s.wanted_range != 0 || !s.reports.empty() || !s.folds.empty();
+}
+
+}  // namespace dyna

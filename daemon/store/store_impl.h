@@ -1,0 +1,172 @@
+// The store's state, shared by the files that implement its verbs: each file is one of them.
+//
+//   store.cc     the facade, tenants, sessions, stats     put.cc     admit, encode, commit
+//   lookup.cc    hits, leases                             fetch.cc   decode, as stored
+//   report.cc    statistics -> history -> weights         learn.cc   moments -> bases
+//   placement.cc the price book and what new tiles take   pressure.cc  demote, move, evict, compact
+//   disk.cc      spill, bank, read-back                   recover.cc start and stop
+//   manage.cc    delete, clear, pin, opaque               inspect.cc facts for people
+#pragma once
+
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "daemon/policy/policy.h"
+#include "daemon/policy/price_book.h"
+#include "daemon/store/block_table.h"
+#include "daemon/store/context_state.h"
+#include "daemon/store/lease_table.h"
+#include "daemon/store/store.h"
+
+namespace dyna {
+
+// A report that waits for its score job, and one whose result is being folded in slices.
+struct PendingReport {
+  Caller caller;
+  wire::Report report;
+  std::vector<std::byte> payload;
+};
+struct FoldWork {
+  ContextState* context = nullptr;
+  wire::Report report;
+  std::vector<BlockRef> chain;              // from the root
+  std::vector<uint32_t> generations;
+  struct Layer {
+    uint16_t layer = 0;
+    Status status;
+    std::vector<float> x;                   // [heads][tokens]
+  };
+  std::vector<Layer> layers;
+  size_t next_layer = 0, next_block = 0;    // where folding goes on
+};
+
+struct Store::Impl {
+  Impl(Parts parts, StoreOptions opts);
+
+  // ---- store.cc
+  Tenant& TenantOf(TenantId id);
+  ContextState* Context(TenantId tenant, Fingerprint context);
+  // Work on a codec thread, then `done` here; counted, so that a drain can wait for it.
+  void RunCodec(size_t bytes, std::function<void()> work, std::function<void()> done);
+  void NeedTick();
+  void Gone(Block& block, bool on_disk_too);     // out of the table, tiers and books
+
+  // ---- placement.cc: bytes and price
+  uint64_t Limit() const;                        // what Charged may reach
+  uint64_t Charged() const;                      // arena in use + metadata + bases
+  bool Fits(uint64_t bytes) const { return Charged() + bytes <= Limit(); }
+  Result<Extent> Reserve(uint64_t bytes, uint64_t serial);
+  std::vector<TilePlan> PlanPut(ContextState& ctx, TenantId tenant, const Shard& shard, int layer,
+                                QualityClass quality, const BlockHash& hash, BasisName* basis);
+  bool Priced(const Block& block) const;         // its tiles may be demoted
+  PricedSegment AsPriced(const Block& block, const Segment& segment) const;
+  void Book(Block& block, Segment& segment);
+  void Unbook(Block& block, Segment& segment);
+  void BookAll(Block& block);
+  void UnbookAll(Block& block);
+  void BookLater(Block& block);                  // its weight or leases changed: in a slice
+  bool BookSlice(TimePoint until);
+  void Charge(Block& block);                     // recomputes what the budget counts beside the arena
+  void Uncharge(Block& block);
+  void Appraise(Block& block);                   // effective class, mean bits
+  void UseBasis(ContextState& ctx, BasisName name, int change);
+
+  // ---- put.cc
+  struct PutOp;
+  // The writer for this block, made if need be; null with *code set when nothing need be written.
+  std::shared_ptr<Writer> BeginBlock(const Caller& caller, ContextState& ctx, const wire::Put& put,
+                                     size_t i, BlockRef* block, Status* status);
+  void SegmentEncoded(const BlockRef& block, const std::shared_ptr<Writer>& writer);
+  void Commit(const BlockRef& block, const std::shared_ptr<Writer>& writer);
+  void Abort(const BlockRef& block, const std::shared_ptr<Writer>& writer);
+
+  // ---- disk.cc
+  void EnsureRows(ContextState& ctx, SpillStore& store, bool bank, const Block& block);
+  record::BlockMeta MetaOf(const Block& block) const;
+  void WriteBlock(const BlockRef& block, SpillStore& store, bool bank,
+                  std::function<void(Status)> done);
+  void Persist(const BlockRef& block, std::function<void(Status)> done);
+  void PersistHistory(const BlockRef& block);
+  void Spill(const BlockRef& block);
+  bool HasDiskCopy(const Block& block) const;
+  void ToSpilled(Block& block);                  // REQUIRES a disk copy
+  void Load(const BlockRef& block, std::function<void(const Status&)> done);
+  void FinishLoad(const BlockRef& block, Status status);
+  void Adopt(record::BlockMeta meta, Tier from);  // at start
+
+  // ---- report.cc, learn.cc
+  void Enqueue(PendingReport report);
+  void StartReports();
+  bool FoldSlice(TimePoint until);
+  void FoldBlock(FoldWork& work, const FoldWork::Layer& layer, size_t i);
+  void FeedTile(ContextState& ctx, const wire::Put& put, int layer, std::vector<uint32_t> count,
+                std::vector<float> sum, std::vector<float> scatter);
+  bool LearningBudgetLeft(const ContextState& ctx) const;
+  void StartLearning(ContextState& ctx);
+  void InstallBasis(ContextState& ctx, int layer, std::shared_ptr<const Basis> basis);
+
+  // ---- pressure.cc
+  bool Pressure(TimePoint until);
+  bool DemoteSlice(TimePoint until);
+  bool StartTranscode(const BlockRef& block, size_t segment, std::vector<TilePlan> plan,
+                      const LadderSet& ladders);
+  bool MoveColdBlocks(uint64_t excess);
+  bool EvictFromSpill(uint64_t bytes);
+  void CompactSlice();
+  void ExpireSlice();
+
+  // ---- parts
+  const Clock& clock;
+  Executor& loop;
+  CodecRunner& codec;
+  Backend& backend;
+  Arena& arena;
+  SpillStore* spill;
+  SpillStore* bank;
+  StoreOptions options;
+  std::unique_ptr<Policy> policy;
+
+  // ---- state
+  BlockTable blocks;
+  LeaseTable leases;
+  PriceBook book;
+  std::map<TenantId, Tenant> tenants;
+  std::map<std::pair<TenantId, Fingerprint>, std::unique_ptr<ContextState>> contexts;
+  struct Session {
+    uint32_t open_puts = 0;
+    uint64_t open_bytes = 0;
+    std::vector<std::weak_ptr<Block>> writing;
+  };
+  std::map<SessionId, Session> sessions;         // those with open puts
+
+  uint64_t budget = 0;                           // 0: the arena less headroom
+  uint64_t aux_bytes = 0, history_bytes = 0, basis_bytes = 0, raw_bytes = 0, resident = 0;
+  uint64_t pinned_bytes = 0;                     // exact and pinned
+  std::deque<std::weak_ptr<Block>> to_book, dirty_history;
+  std::deque<PendingReport> reports;
+  uint64_t reports_bytes = 0;
+  uint32_t reports_running = 0;
+  std::deque<std::unique_ptr<FoldWork>> folds;
+  std::weak_ptr<Block> rebook_at, sweep_at, expire_at;   // where walks over the table go on
+  bool rebook = false;                           // a new basis: plain tiles may take its levels
+  bool sweep_idle = false;                       // the last walk found nothing to demote
+  size_t sweep_found = 0;                        // in this walk
+  uint32_t transcodes = 0, learning = 0;
+  uint64_t transcode_gain = 0;                   // bytes that running demotions will free
+  int64_t overshoot = 0;                         // tile bytes asked for beyond the excess (padding)
+  uint64_t disk_bytes = 0;                       // on their way to a disk
+  uint64_t in_flight = 0;                        // codec jobs and disk operations
+  Arena::Plan plan;                              // of the compaction under way
+  uint64_t wanted_range = 0;                     // an allocation failed although there was room
+  bool draining = false;
+  TimePoint retry_disk_at;                       // a full or failing spill is left alone till then
+  std::function<void()> on_busy, on_idle;
+  StoreStats counts;
+};
+
+}  // namespace dyna
