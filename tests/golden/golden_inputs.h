@@ -66,7 +66,7 @@ inline uint16_t InputValue(int kind, uint64_t r, int t, int c, int d) {
       return ExactF16(field(40, 6) == 0 ? bell : field(0, 3) - 4, -8);
     default: {
       const int bits = field(0, 16);
-      return static_cast<uint16_t>((bits & 0x7C00) == 0x7C00 ? bits ^ 0x4000 : bits);
+      return static_cast<uint16_t>((bits & 0x7000) == 0x7000 ? bits ^ 0x4000 : bits);
     }
   }
 }

@@ -74,9 +74,9 @@ def quantise_k(bits, widths, run, live, pins):
     mask = use[:, None]
     y = np.where(mask, rows, F(0))
     mean = (tree(y, 0) / F(count)).astype(F)
-    lo = np.where(mask, rows, F(np.inf)).min(0) + F(0)          # a zero is +0
+    lo = np.where(mask, rows, F(np.inf)).min(0) + F(0)          # -0 + 0 = 0: which zero a minimum finds is not defined
     hi = np.where(mask, rows, F(-np.inf)).max(0) + F(0)
-    mean_m = mean.astype(np.float16)
+    mean_m = (mean + F(0)).astype(np.float16)
     for c in range(d):
         w = int(widths[c // run])
         offsets[c] = mean_m[c].view(np.uint16)
@@ -101,7 +101,7 @@ def quantise_k(bits, widths, run, live, pins):
                 raise Overflow
             s = log8_value(e)
             scales[c] = e
-            offsets[c] = F(mean[c] - s * mean_code).astype(np.float16).view(np.uint16)
+            offsets[c] = F(mean[c] - s * mean_code + F(0)).astype(np.float16).view(np.uint16)
         codes[:, c] = np.where(use, code, 0).astype(np.int64)
     return codes, scales, offsets
 
@@ -123,7 +123,7 @@ def quantise_v(bits, b, live, pins):
     z = np.where(use[:, None], rows, F(0))
     if b == 0:
         mean = tree(z, 0) / F(max(int(use.sum()), 1))
-        return mean.astype(np.float16).view(np.uint16), None, 0
+        return (mean + F(0)).astype(np.float16).view(np.uint16), None, 0
     half = 2 ** (b - 1)
     energy = tree(z * z, 1)
     used = use & (energy > 0)
@@ -158,5 +158,4 @@ def dequantise_v(codes, gains, b, v_exp):
     else:
         g = log8e_value(gains, v_exp)
     u = (codes - 2 ** (b - 1)).astype(F) + F(0.5)
-    with np.errstate(over="ignore"):              # a row next to the top of f16 may decode to infinity
-        return (g[:, None] * u).astype(F).astype(np.float16).view(np.uint16)
+    return (g[:, None] * u).astype(F).astype(np.float16).view(np.uint16)

@@ -64,7 +64,7 @@ class Head:
         z_back = double(quant.dequantise_v(codes, gains, bits, v_exp))[:len(tokens)] @ h
         v_out[:] = z_back[unpinned].mean(0)
         v_out[tokens] = z_back
-        for t in tokens:                      # a pinned row is the row itself
+        for t in range(64):                   # a pinned row is the row itself, live or not
             if pins >> t & 1:
                 k_out[t], v_out[t] = double(k[t]), double(v[t])
         return k_tile, v_tile, v_exp, k_out, v_out
