@@ -1,0 +1,166 @@
+#include "client/kv_run.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+
+namespace dyna {
+
+Result<KvRun> KvRun::Create(const ContextSpec& spec, uint16_t layer_begin, uint16_t layers,
+                            uint32_t blocks, uint16_t heads, KvMemory memory) {
+  const size_t segments = size_t{blocks} * layers;
+  if (segments == 0 || heads == 0) return Invalid("no block, layer or head is named");
+  if (memory.k.size() != segments || memory.v.size() != segments)
+    return Invalid("memory: " + std::to_string(memory.k.size()) + " addresses of k and " +
+                   std::to_string(memory.v.size()) + " of v, " + std::to_string(segments) +
+                   " segments");
+  for (const auto* addresses : {&memory.k, &memory.v})
+    for (const std::byte* a : *addresses)
+      if (a == nullptr) return Invalid("memory: an address is null");
+  KvRun run;
+  run.memory_ = std::move(memory);
+  run.blocks_ = blocks;
+  run.layers_ = layers;
+  run.heads_ = heads;
+  for (size_t i = layer_begin; i < size_t{layer_begin} + layers; ++i) {
+    if (spec.layers[i].kind == LayerKind::kOpaque)
+      return Unsupported("layer " + std::to_string(i) + " is opaque: use PutOpaque");
+    run.head_dims_.push_back(spec.layers[i].head_dim);
+    run.dense_bytes_.push_back(
+        DenseSegmentBytes(heads, spec.layers[i].head_dim, run.memory_.dtype));
+  }
+  return run;
+}
+
+size_t KvRun::Index(const Piece& p, size_t segment) const {
+  return (p.block + segment / p.layers) * layers_ + p.layer + segment % p.layers;
+}
+
+uint64_t KvRun::DenseBytes(const Piece& p) const {
+  uint64_t block = 0;
+  for (size_t l = p.layer; l < size_t{p.layer} + p.layers; ++l) block += dense_bytes_[l];
+  return block * p.blocks;
+}
+
+std::vector<Piece> KvRun::Split(size_t max_segments, uint64_t max_bytes) const {
+  std::vector<Piece> pieces;
+  const Piece whole_block{0, 1, 0, layers_};
+  const uint64_t block_bytes = DenseBytes(whole_block);
+  // One set of strides describes a message, so a piece has one head_dim.
+  const bool uniform = std::all_of(head_dims_.begin(), head_dims_.end(),
+                                   [&](uint16_t d) { return d == head_dims_[0]; });
+  if (uniform && layers_ <= max_segments && block_bytes <= max_bytes) {   // whole blocks
+    const uint64_t by_bytes = max_bytes / block_bytes;
+    const auto step = static_cast<uint32_t>(std::min<uint64_t>(
+        std::min<uint64_t>(max_segments / layers_, by_bytes), wire::kMaxBlocksPerMessage));
+    for (uint32_t b = 0; b < blocks_; b += step)
+      pieces.push_back({b, std::min(step, blocks_ - b), 0, layers_});
+    return pieces;
+  }
+  for (uint32_t b = 0; b < blocks_; ++b)                        // parts of one block
+    for (uint16_t l = 0; l < layers_;) {
+      Piece p{b, 1, l, 1};
+      while (l + p.layers < layers_ && p.layers < max_segments &&
+             head_dims_[l + p.layers] == head_dims_[l] &&
+             DenseBytes(Piece{b, 1, l, static_cast<uint16_t>(p.layers + 1)}) <= max_bytes)
+        ++p.layers;
+      l = static_cast<uint16_t>(l + p.layers);
+      pieces.push_back(p);
+    }
+  return pieces;
+}
+
+std::span<std::byte> KvRun::Hull() const {
+  uintptr_t low = UINTPTR_MAX, high = 0;
+  auto widen = [&](const std::vector<std::byte*>& at, int64_t token, int64_t head) {
+    const int64_t t = (kBlockTokens - 1) * token, h = int64_t{heads_ - 1} * head;
+    const int64_t least = std::min<int64_t>(t, 0) + std::min<int64_t>(h, 0);
+    const int64_t most = std::max<int64_t>(t, 0) + std::max<int64_t>(h, 0);
+    for (size_t s = 0; s < at.size(); ++s) {
+      const auto a = reinterpret_cast<uintptr_t>(at[s]);
+      low = std::min(low, a + static_cast<uintptr_t>(least));
+      high = std::max(high, a + static_cast<uintptr_t>(most + RowBytes(s)));
+    }
+  };
+  widen(memory_.k, memory_.k_token_stride, memory_.k_head_stride);
+  widen(memory_.v, memory_.v_token_stride, memory_.v_head_stride);
+  return {reinterpret_cast<std::byte*>(low), high - low};
+}
+
+wire::Layout KvRun::NamedLayout(const Piece& p, const std::byte* base) const {
+  wire::Layout layout;
+  layout.dtype = memory_.dtype;
+  layout.k_token_stride = memory_.k_token_stride;
+  layout.k_head_stride = memory_.k_head_stride;
+  layout.v_token_stride = memory_.v_token_stride;
+  layout.v_head_stride = memory_.v_head_stride;
+  for (size_t s = 0; s < p.segments(); ++s) {
+    const size_t i = Index(p, s);
+    layout.k_offsets.push_back(static_cast<uint64_t>(memory_.k[i] - base));
+    layout.v_offsets.push_back(static_cast<uint64_t>(memory_.v[i] - base));
+  }
+  return layout;
+}
+
+wire::Layout KvRun::StagedLayout(const Piece& p, uint64_t offset) const {
+  wire::Layout layout;
+  layout.dtype = memory_.dtype;
+  const int64_t row = RowBytes(Index(p, 0));
+  layout.k_token_stride = layout.v_token_stride = row;
+  layout.k_head_stride = layout.v_head_stride = 2 * kBlockTokens * row;
+  for (size_t s = 0; s < p.segments(); ++s) {
+    layout.k_offsets.push_back(offset);
+    layout.v_offsets.push_back(offset + static_cast<uint64_t>(kBlockTokens * row));
+    offset += DenseBytes(Index(p, s));
+  }
+  return layout;
+}
+
+template <typename Row>
+void KvRun::ForRows(size_t s, Row row) const {
+  const auto bytes = static_cast<size_t>(RowBytes(s));
+  for (int h = 0; h < heads_; ++h)
+    for (bool v : {false, true}) {
+      std::byte* at = v ? memory_.v[s] + h * memory_.v_head_stride
+                        : memory_.k[s] + h * memory_.k_head_stride;
+      const int64_t stride = v ? memory_.v_token_stride : memory_.k_token_stride;
+      if (stride == static_cast<int64_t>(bytes)) {
+        row(at, bytes * kBlockTokens);
+        continue;
+      }
+      for (int t = 0; t < kBlockTokens; ++t) row(at + t * stride, bytes);
+    }
+}
+
+std::span<std::byte> KvRun::DenseSpan(const Piece& p) const {
+  std::byte* const first = memory_.k[Index(p, 0)];
+  std::byte* expected = first;
+  for (size_t s = 0; s < p.segments(); ++s) {
+    const size_t i = Index(p, s);
+    const int64_t row = RowBytes(i), tile = kBlockTokens * row;
+    const bool dense = memory_.k[i] == expected && memory_.v[i] == expected + tile &&
+                       memory_.k_token_stride == row && memory_.v_token_stride == row &&
+                       (heads_ == 1 || (memory_.k_head_stride == 2 * tile &&
+                                        memory_.v_head_stride == 2 * tile));
+    if (!dense) return {};
+    expected += DenseBytes(i);
+  }
+  return {first, expected};
+}
+
+void KvRun::Pack(const Piece& p, std::byte* dense) const {
+  for (size_t s = 0; s < p.segments(); ++s)
+    ForRows(Index(p, s), [&](const std::byte* row, size_t bytes) {
+      std::memcpy(dense, row, bytes);
+      dense += bytes;
+    });
+}
+
+void KvRun::UnpackSegment(size_t segment, const std::byte* dense) const {
+  ForRows(segment, [&](std::byte* row, size_t bytes) {
+    std::memcpy(row, dense, bytes);
+    dense += bytes;
+  });
+}
+
+}  // namespace dyna
