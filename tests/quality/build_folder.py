@@ -21,7 +21,7 @@ def build_folder() -> pathlib.Path:
 
 
 def make_once(path: pathlib.Path, make: Callable[[pathlib.Path], None]) -> pathlib.Path:
-    """Calls `make(temporary path)` unless `path` exists, then renames: half a file is never seen."""
+    """Calls `make(temporary path)` unless `path` exists, then renames: no half files."""
     if path.exists():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)

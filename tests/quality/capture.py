@@ -22,7 +22,9 @@ F16 = npt.NDArray[np.float16]
 
 @dataclasses.dataclass(frozen=True)
 class Capture:
-    """K after RoPE and V [layers][kv_heads][prefix][head_dim] as the worker holds them, in 16 bits.
+    """K after RoPE and V [layers][kv_heads][prefix][head_dim] as the worker holds them.
+
+    16 bits each.
 
     `queries` [windows][layers][64][heads][head_dim] after RoPE, of the positions `firsts` and on.
     `full` is log p [continuation][vocabulary] on exactly this k and v; `targets` are the tokens that
@@ -81,5 +83,7 @@ def captured(name: str, prefix: int = 3072, continuation: int = 256) -> Capture:
 
     path = build_folder() / "captures" / f"{name}-{prefix}-{continuation}.npz"
     with np.load(make_once(path, make)) as stored:
-        arrays: dict[str, Any] = {field.name: stored[field.name] for field in dataclasses.fields(Capture)}
+        arrays: dict[str, Any] = {
+            field.name: stored[field.name] for field in dataclasses.fields(Capture)
+        }
     return Capture(**arrays)

@@ -25,7 +25,7 @@ QUERY_TILE = 128  # queries whose scores are held at once by a thread
 
 @dataclasses.dataclass
 class KvCache:
-    """K after RoPE and V, float32 [layers][kv_heads][capacity][head_dim]; `length` tokens are valid."""
+    """K after RoPE and V, float32 [layers][kv_heads][capacity][head_dim]; `length` are valid."""
 
     k: F32
     v: F32
@@ -50,7 +50,7 @@ class KvCache:
 
 @dataclasses.dataclass(frozen=True)
 class QueryWindow:
-    """Queries after RoPE [layers][positions][heads][head_dim], of positions `first`, first + 1, ..."""
+    """Queries after RoPE [layers][positions][heads][head_dim], of positions `first` and on."""
 
     first: int
     queries: F32

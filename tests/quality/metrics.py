@@ -1,4 +1,4 @@
-"""What is reported of a served cache: bytes, perplexity, divergence, and intervals over passages."""
+"""What is reported of a served cache: bytes, perplexity, divergence, and their intervals."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class Comparison:
 
     @property
     def retention(self) -> float:
-        """PPL_full / PPL_served: 1 is perfect, above 1 is luck. (The proposal prints the inverse.)"""
+        """PPL_full / PPL_served: 1 is perfect, above it luck. (The proposal prints the inverse.)"""
         return self.ppl_full / self.ppl_served
 
 
 def compare(full: F32, served: F32, targets: npt.ArrayLike) -> Comparison:
-    """`full` and `served` are log-probabilities [tokens][vocabulary]; `targets` the tokens that came."""
+    """Of log-probabilities [tokens][vocabulary]; `targets` are the tokens that came."""
     rows, column = np.arange(len(full)), np.asarray(targets, np.int64)
     kl = np.empty(len(full))
     for row in rows:  # a row at a time: the vocabulary is wide
@@ -54,7 +54,7 @@ def compare(full: F32, served: F32, targets: npt.ArrayLike) -> Comparison:
 
 
 def ratio(raw_bytes: int, stored_bytes: int, tail_bytes: int = 0) -> float:
-    """Raw over stored; `tail_bytes` (tokens not yet sealed, 16 bits in the worker) count on both sides."""
+    """Raw over stored; `tail_bytes` (the open tail, 16 bits in the worker) count on both sides."""
     return (raw_bytes + tail_bytes) / (stored_bytes + tail_bytes)
 
 

@@ -77,7 +77,9 @@ def _layer_basis(config: Config, layer: int, seen: Sequence[Capture]) -> list[He
         parts.append((total / count, *reference_basis.basis(c / count, m)))
     levels, targets = reference_basis.ladders([p[3] for p in parts], RUN)
     return [
-        HeadBasis(*(np.asarray(x).astype(np.float16) for x in (mu, a, b)), dict(zip(targets, ladder)))
+        HeadBasis(
+            *(np.asarray(x).astype(np.float16) for x in (mu, a, b)), dict(zip(targets, ladder))
+        )
         for (mu, a, b, _), ladder in zip(parts, levels)
     ]
 
@@ -126,9 +128,9 @@ def serve_v(v: F16, bits: int) -> F16:
         pins = (1 << PINS) - 1 if first == 0 else 0
         tile = np.ascontiguousarray(z[first : first + BLOCK]).view(np.uint16)
         codes, gains, v_exp = reference_quant.quantise_v(tile, bits, ALL_LIVE, pins)
-        back[first : first + BLOCK] = reference_quant.dequantise_v(
-            codes, gains, bits, v_exp
-        ).view(np.float16)
+        back[first : first + BLOCK] = reference_quant.dequantise_v(codes, gains, bits, v_exp).view(
+            np.float16
+        )
     served = (back.astype(np.float64) @ h).astype(np.float16)
     served[:PINS] = v[:PINS]
     return served

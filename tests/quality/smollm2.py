@@ -57,11 +57,11 @@ class Config:
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """Float32, rows are outputs (y = x @ w.T). Stacked over layers where a layer axis comes first."""
+    """Float32, rows are outputs (y = x @ w.T); stacked over layers but for the ends."""
 
     embedding: F32  # [vocabulary][width], also the output matrix
     attention_norm: F32  # [layers][width]
-    qkv: F32  # [layers][(heads + 2 kv_heads) head_dim][width], q and k in the half-split rotary order
+    qkv: F32  # [layers][(heads + 2 kv_heads) head_dim][width], q and k by rotary halves
     attention_out: F32  # [layers][width][heads head_dim]
     ffn_norm: F32  # [layers][width]
     gate_up: F32  # [layers][2 ffn_width][width]

@@ -15,16 +15,17 @@ from llama import KvCache, Llama
 from smollm2 import Tokenizer
 
 WORDS = (
-    "apple river stone cloud garden window mountain forest bridge candle mirror ocean silver copper "
-    "marble velvet lantern harbor meadow orchard castle temple market village desert island valley "
-    "canyon glacier volcano rocket engine ladder hammer needle basket bottle blanket carpet curtain "
-    "pillow drawer kettle saucer pepper ginger garlic butter cheese almond walnut cherry orange lemon "
-    "banana grape melon peach tomato potato carrot onion spinach lettuce rabbit turtle falcon eagle "
-    "sparrow dolphin whale salmon tiger panther monkey camel donkey horse cattle spider beetle violin "
-    "guitar piano trumpet drum flute chorus opera ballet theater museum library school college teacher "
-    "doctor lawyer farmer sailor soldier pilot miner baker tailor painter singer dancer writer editor "
-    "winter summer autumn spring sunrise sunset thunder rainbow shadow feather ribbon crystal diamond "
-    "emerald ruby amber pearl coral ivory bronze iron steel timber cotton linen leather wool satin"
+    "apple river stone cloud garden window mountain forest bridge candle mirror ocean silver "
+    "copper marble velvet lantern harbor meadow orchard castle temple market village desert "
+    "island valley canyon glacier volcano rocket engine ladder hammer needle basket bottle "
+    "blanket carpet curtain pillow drawer kettle saucer pepper ginger garlic butter cheese almond "
+    "walnut cherry orange lemon banana grape melon peach tomato potato carrot onion spinach "
+    "lettuce rabbit turtle falcon eagle sparrow dolphin whale salmon tiger panther monkey camel "
+    "donkey horse cattle spider beetle violin guitar piano trumpet drum flute chorus opera ballet "
+    "theater museum library school college teacher doctor lawyer farmer sailor soldier pilot "
+    "miner baker tailor painter singer dancer writer editor winter summer autumn spring sunrise "
+    "sunset thunder rainbow shadow feather ribbon crystal diamond emerald ruby amber pearl coral "
+    "ivory bronze iron steel timber cotton linen leather wool satin "
 ).split()
 FAR_TOKENS = 640  # tokens of other text between the facts and the questions
 LINE = "The code of {key} is {code}.\n"

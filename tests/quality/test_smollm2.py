@@ -1,4 +1,4 @@
-"""The real model (fetched on first use): the tokenizer's rules, and that it knows where Paris is."""
+"""The real model (fetched on first use): its tokenizer's rules, and where Paris is."""
 
 import pytest
 
@@ -11,7 +11,9 @@ def tokenizer() -> Tokenizer:
     return Tokenizer()
 
 
-@pytest.mark.parametrize("text", ["The capital of France is", "héllo 12345\n\n  \tdef f(x):  # 日本", "  "])
+@pytest.mark.parametrize(
+    "text", ["The capital of France is", "héllo 12345\n\n  \tdef f(x):  # 日本", "  "]
+)
 def test_round_trip_without_bos(tokenizer: Tokenizer, text: str) -> None:
     tokens = tokenizer.encode(text)
     assert tokenizer.decode(tokens) == text

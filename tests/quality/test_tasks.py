@@ -8,7 +8,11 @@ import texts
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_answers_stand_in_the_prefix(seed: int) -> None:
-    for task in (tasks.key_values(60, seed), tasks.key_values(120, seed), tasks.multi_key(30, seed)):
+    for task in (
+        tasks.key_values(60, seed),
+        tasks.key_values(120, seed),
+        tasks.multi_key(30, seed),
+    ):
         for question, answer in task.questions:
             assert question.splitlines()[-1] + answer + ".\n" in task.prefix
             assert answer not in question

@@ -16,7 +16,12 @@ from build_folder import build_folder, make_once
 
 LENGTH = 40_000  # characters of a passage at most: enough for 6,144 + 512 tokens
 LIST = pathlib.Path(__file__).with_name("passages.txt")
-BASIS_PROMPTS = ("essay", "faq", "tarfile", "jargon")  # the four that a four-prompt basis is made of
+BASIS_PROMPTS = (
+    "essay",
+    "faq",
+    "tarfile",
+    "jargon",
+)  # the four that a four-prompt basis is made of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,10 +66,14 @@ def unpack(package: str) -> pathlib.Path:
     def make(folder: pathlib.Path) -> None:
         folder.mkdir()
         command = ["apt-get", "download", "-qq", package]
-        got = subprocess.run(command, cwd=folder.parent, capture_output=True, text=True, check=False)
+        got = subprocess.run(
+            command, cwd=folder.parent, capture_output=True, text=True, check=False
+        )
         archives = list(folder.parent.glob("*.deb"))
         if got.returncode != 0 or len(archives) != 1:
-            raise RuntimeError(f"{' '.join(command)} failed (apt-get update?): {got.stderr.strip()}")
+            raise RuntimeError(
+                f"{' '.join(command)} failed (apt-get update?): {got.stderr.strip()}"
+            )
         subprocess.run(["dpkg", "-x", str(archives[0]), str(folder)], check=True)
 
     return make_once(build_folder() / "texts" / package, make)
@@ -84,7 +93,7 @@ def read_member(path: pathlib.Path) -> str:
 
 
 class _Words(html.parser.HTMLParser):
-    """Text of an HTML page; a paragraph's end becomes an empty line, other white space one blank."""
+    """Text of an HTML page; a paragraph's end becomes an empty line, other space one blank."""
 
     BLOCKS = ("p", "h1", "h2", "h3", "h4", "li", "blockquote", "div", "tr")
 
