@@ -22,13 +22,11 @@ F16 = npt.NDArray[np.float16]
 
 @dataclasses.dataclass(frozen=True)
 class Capture:
-    """K after RoPE and V [layers][kv_heads][prefix][head_dim] as the worker holds them.
-
-    16 bits each.
+    """K after RoPE and V [layers][kv_heads][prefix][head_dim], as the worker has them.
 
     `queries` [windows][layers][64][heads][head_dim] after RoPE, of the positions `firsts` and on.
-    `full` is log p [continuation][vocabulary] on exactly this k and v; `targets` are the tokens that
-    the text has there.
+    `full` is log p [continuation][vocabulary] on exactly this k and v; `targets` are the tokens
+    that the text has there.
     """
 
     k: F16
