@@ -1,4 +1,5 @@
 """RoPE (formats.md 7), averaged moments (policy.md 2) and the basis object (formats.md 1), in double."""
+import functools
 import hashlib
 import struct
 
@@ -40,13 +41,19 @@ class Rope:
         out[..., self.x], out[..., self.y] = x * c - y * s, x * s + y * c
         return out
 
+    @functools.cache
+    def _phi(self, length):
+        """phi(w_i + w_j) and phi(w_i - w_j), the mean of e^(iDt) over D < length."""
+        phi = lambda t: np.mean(np.exp(1j * np.arange(length)[:, None, None] * t), axis=0)
+        return phi(self.w[:, None] + self.w), phi(self.w[:, None] - self.w)
+
     def average(self, m, length):
         """E over D < length of R(D) m R(D)'."""
-        phi = lambda t: np.mean(np.exp(1j * np.arange(length)[:, None, None] * t), axis=0)
+        plus, minus = self._phi(length)
         xx, yy = m[np.ix_(self.x, self.x)], m[np.ix_(self.y, self.y)]
         xy, yx = m[np.ix_(self.x, self.y)], m[np.ix_(self.y, self.x)]
-        p = (xx + yy + 1j * (yx - xy)) * phi(self.w[:, None] - self.w[None, :])
-        q = (xx - yy + 1j * (yx + xy)) * phi(self.w[:, None] + self.w[None, :])
+        p = (xx + yy + 1j * (yx - xy)) * minus
+        q = (xx - yy + 1j * (yx + xy)) * plus
         out = np.empty_like(m)
         out[np.ix_(self.x, self.x)], out[np.ix_(self.y, self.y)] = (p + q).real / 2, (p - q).real / 2
         out[np.ix_(self.x, self.y)] = (q - p).imag / 2
