@@ -12,6 +12,10 @@
 namespace dyna::cpu {
 namespace {
 
+struct alignas(64) Plane {  // as the table wants its results
+  float lanes[kLanes];
+};
+
 constexpr float kNoMass = -std::numeric_limits<float>::infinity();
 
 class Scorer {
@@ -80,7 +84,7 @@ class Scorer {
       float* to = &q_[static_cast<size_t>(w * group_ * d_)];
       for (int i = 0; i < group_ * d_; ++i) to[i] = job_.scale * from[i];
     }
-    logits_.resize(static_cast<size_t>((rows + 3) / 4 * 4 * kLanes));
+    logits_.resize(static_cast<size_t>((rows + 3) / 4 * 4));
   }
 
   int64_t Position(int w) const { return int64_t{job_.first_query_position} + w; }
@@ -142,7 +146,7 @@ class Scorer {
       SetLane(scratch_.x, std::countr_zero(left), view.pin_row(rank++, head, false),
               view.id().dtype, d_);
     ops_.transform(q_.data(), d_, static_cast<int>(q_.size()) / d_, d_, nullptr, scratch_.x,
-                   logits_.data());
+                   logits_.data()->lanes);
   }
 
   // lse_[w][g]: log of the sum of exp over every visible token but the sinks.
@@ -158,7 +162,7 @@ class Scorer {
       Logits(block, head);
       for (size_t r = 0; r < rows; ++r) {
         const Lanes lanes = Visible(block, static_cast<int>(r) / group_, given);
-        ops_.softmax_reduce(&logits_[r * kLanes], lanes.begin, lanes.end, &max_[r], &sum_[r]);
+        ops_.softmax_reduce(logits_[r].lanes, lanes.begin, lanes.end, &max_[r], &sum_[r]);
       }
     }
     for (size_t r = 0; r < rows; ++r) {
@@ -190,7 +194,7 @@ class Scorer {
         float weight[kLanes] = {};
         for (int g = 0; g < group_; ++g) {
           const size_t r = static_cast<size_t>(w * group_ + g);
-          ops_.softmax_max(&logits_[r * kLanes], lanes.begin, lanes.end, lse_[r], weight);
+          ops_.softmax_max(logits_[r].lanes, lanes.begin, lanes.end, lse_[r], weight);
         }
         const float visible = VisibleCount(w);
         for (int t = lanes.begin; t < lanes.end; ++t) {
@@ -210,7 +214,8 @@ class Scorer {
   RopeOfBlock& rope_;
   ScoreJob& job_;
   std::vector<SegmentView> views_;
-  std::vector<float> q_, logits_, max_, sum_, lse_;
+  std::vector<float> q_, max_, sum_, lse_;
+  std::vector<Plane> logits_;
   int d_ = 0, kv_heads_ = 0, window_ = 0, group_ = 0;
 };
 
