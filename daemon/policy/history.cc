@@ -1,6 +1,7 @@
 #include "daemon/policy/history.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <string>
@@ -17,7 +18,16 @@ constexpr size_t kHeaderBytes = 16;
 constexpr uint8_t kVersion = 1;
 constexpr uint32_t kMaxClock = 1u << 31;
 
-float ValueOf(uint8_t byte) { return std::exp2f((byte - kOne) / float{kEighths}); }
+float ValueOf(uint8_t byte) {
+  static const std::array<float, 256> kValues = [] {
+    std::array<float, 256> values;
+    for (int b = 0; b < 256; ++b)
+      values[static_cast<size_t>(b)] =
+          static_cast<float>(std::exp2((b - kOne) / double{kEighths}));
+    return values;
+  }();
+  return kValues[byte];
+}
 
 // Up or down so that the mean of the value is right; `dice` is uniform.
 uint8_t RoundUnbiased(double r, uint64_t dice) {

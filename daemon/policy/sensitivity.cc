@@ -13,10 +13,7 @@ constexpr int kReach = 12 * kEighths;  // of a cell's omega around what makes it
 
 bool Positive(float x) { return std::isfinite(x) && x > 0; }
 
-int16_t Eighths(double x) {
-  return static_cast<int16_t>(
-      std::clamp<long>(std::lround(kEighths * std::log2(x)), -kReach, kReach));
-}
+long Eighths(double x) { return std::lround(kEighths * std::log2(x)); }
 
 Status BadCell(size_t layer, size_t head, const char* what) {
   return Invalid("omega of layer " + std::to_string(layer) + ", head " + std::to_string(head) +
@@ -31,6 +28,7 @@ Result<Sensitivity> Sensitivity::Make(const ContextSpec& spec,
     return Invalid("omega has " + std::to_string(cells.size()) + " layers of " +
                    std::to_string(spec.layers.size()));
   double cost = 0, bytes = 0;  // of the step of K from L4 to L2, over all cells
+  double sum = 0, count = 0;   // of omega_k
   for (size_t l = 0; l < cells.size(); ++l) {
     if (cells[l].size() != spec.layers[l].kv_heads)
       return Invalid("omega of layer " + std::to_string(l) + " has " +
@@ -44,19 +42,26 @@ Result<Sensitivity> Sensitivity::Make(const ContextSpec& spec,
         return BadCell(l, h, "an error of K is not positive");
       if (c.k_error_l2 <= c.k_error_l4) return BadCell(l, h, "L2 does not cost more than L4");
       cost += double{c.omega_k} * (double{c.k_error_l2} - double{c.k_error_l4});
+      sum += double{c.omega_k};
+      ++count;
       bytes += 2.0 * kBlockTokens * spec.layers[l].head_dim / 8;  // two bits of each channel
     }
   }
   const double scale = bytes / cost;
   if (!std::isfinite(scale) || !(scale > 0)) return Invalid("omega does not add up");
 
+  // A unit's cost is omega x its relative error; bytes / cost makes the mean step 1 a byte.
+  const long middle = Eighths(sum / count * scale);
+  const auto normalised = [&](float omega) {
+    return static_cast<int16_t>(
+        std::clamp(Eighths(double{omega} * scale), middle - kReach, middle + kReach));
+  };
   Sensitivity out;
   for (const auto& layer : cells) {
     Layer& to = out.layers_.emplace_back();
     for (const CellSensitivity& c : layer) {
-      // A unit's cost is omega x its relative error; bytes / cost makes the mean step 1 a byte.
-      to.k.push_back(Eighths(double{c.omega_k} * scale));
-      to.v.push_back(Eighths(double{c.omega_v} * scale));
+      to.k.push_back(normalised(c.omega_k));
+      to.v.push_back(normalised(c.omega_v));
     }
   }
   return out;
