@@ -25,7 +25,7 @@ from remote import Remote  # noqa: E402
 from smollm2 import Config, Tokenizer, load_model  # noqa: E402
 from workers import BLOCK, Document, Endpoint, Prefiller, Reader  # noqa: E402
 
-PREFIX, CONTINUATION = 3072, 256  # tokens
+PREFIX, TAIL, CONTINUATION = 3072, 64, 256  # tokens
 FIRST_TEXT, MAIN_TEXT = "tarfile", "gitmanual"  # a program, then a manual: two kinds of text
 STEPS = (2.0, 3.0, 4.2, 6.0)  # the budget, as raw bytes over it
 LIMITS = {4.2: (0.995, 0.006), 6.0: (0.985, 0.015)}  # least retention, most KL
@@ -34,9 +34,10 @@ HISTORY_BYTES, ENTRY_CELL, ENTRY_BLOCK = 8, 6, 96  # of the store, beside segmen
 
 def document(tokenizer: Tokenizer, name: str) -> Document:
     """The first tokens of a passage."""
-    ids = tokenizer.encode(texts.passage(name).text())[: PREFIX + CONTINUATION + 1]
-    prefix, rest = ids[:PREFIX], ids[PREFIX:]
-    return Document(name, tuple(prefix), tuple(rest[:-1]), tuple(rest[1:]))
+    ids = tuple(tokenizer.encode(texts.passage(name).text()))
+    start = PREFIX + TAIL
+    end = start + CONTINUATION
+    return Document(name, ids[:PREFIX], ids[PREFIX:start], ids[start:end], ids[start + 1 : end + 1])
 
 
 def say(text: str) -> None:

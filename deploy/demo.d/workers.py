@@ -19,7 +19,7 @@ from kv_link import Link, block_hashes
 from llama import CHUNK, WINDOW, KvCache, Llama, QueryWindow
 from metrics import compare
 from remote import Progress
-from smollm2 import load_model
+from smollm2 import F32, load_model
 
 BLOCK = 64  # tokens
 Kv = npt.NDArray[np.float16]
@@ -27,12 +27,16 @@ Kv = npt.NDArray[np.float16]
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """Tokens of a prefix and of what follows it. `salt` keeps two uses of one text apart."""
+    """Tokens of a text: whole blocks, an open tail, and what follows.
+
+    `salt` keeps two uses of one text apart.
+    """
 
     name: str
-    prefix: tuple[int, ...]
-    continuation: tuple[int, ...]  # fed after the prefix
-    targets: tuple[int, ...]  # that should be predicted at each of them
+    prefix: tuple[int, ...]  # whole blocks: what is put and served
+    tail: tuple[int, ...]  # not a sealed block yet: every worker computes it itself
+    continuation: tuple[int, ...]  # fed after that, teacher-forced
+    targets: tuple[int, ...]  # that should be predicted at each token of the continuation
     salt: str = ""
 
     @property
@@ -71,6 +75,12 @@ class _Worker:
         c = self._model.config
         return self._link(endpoint).empty((c.layers, 2, c.kv_heads, tokens, c.head_dim))
 
+    def _continue(self, document: Document, kv: Kv) -> F32:
+        """Log-probabilities [continuation][vocabulary] on a cache of the prefix."""
+        after = document.tail + document.continuation
+        cache = KvCache.of(kv[:, 0], kv[:, 1], room=len(after))
+        return self._model.log_probabilities(after, cache)[len(document.tail) :]
+
 
 class Prefiller(_Worker):
     """Worker A."""
@@ -103,8 +113,7 @@ class Prefiller(_Worker):
         self._kept[document.name] = kv, kept
         if logs is not None:
             self._progress("the full cache's continuation, once", 1.0)
-            full = KvCache.of(kv[:, 0], kv[:, 1], room=len(document.continuation))
-            np.save(logs, self._model.log_probabilities(document.continuation, full))
+            np.save(logs, self._continue(document, kv))
         return {"bytes": kv.nbytes, "put_seconds": put_seconds, "seconds": seconds}
 
     def put_again(
@@ -180,13 +189,11 @@ class Reader(_Worker):
 
     def go_on(self, document: Document, logs: pathlib.Path) -> dict[str, float]:
         """Continues on what the last `fetch` brought, against the full cache's answer."""
-        self._progress(f"continue {len(document.continuation)} tokens", 0.5)
+        self._progress(f"the open tail and {len(document.continuation)} tokens", 0.5)
         kv = self._served
         if kv is None or kv.shape[3] != document.blocks * BLOCK or not np.isfinite(kv).all():
             raise RuntimeError("the served cache is not complete")
-        cache = KvCache.of(kv[:, 0], kv[:, 1], room=len(document.continuation))
-        served = self._model.log_probabilities(document.continuation, cache)
-        got = compare(np.load(logs), served, document.targets)
+        got = compare(np.load(logs), self._continue(document, kv), document.targets)
         return {"ppl_full": got.ppl_full, "ppl_served": got.ppl_served,
                 "kl": float(got.kl.mean()), "top1": float(got.top1.mean())}  # fmt: skip
 

@@ -1,6 +1,6 @@
 """The compression itself in numpy, without a daemon: tells a daemon's error from the mathematics'.
 
-    python3 prototype.py [--basis PASSAGE ...] [--kinds K2V4 ...] [--tail 64] PASSAGE ...
+    python3 prototype.py [--basis PASSAGE ...] [--kinds K2V4 ...] [--tails 64 0] PASSAGE ...
 
 Every tile gets one K level (called by its target in mean bits) and one V width. Quantisers, rotary
 embedding, basis and ladder are the independent references of tests/golden, used as they are.
@@ -9,13 +9,12 @@ embedding, basis and ladder are the independent references of tests/golden, used
 from __future__ import annotations
 
 import argparse
-import concurrent.futures
 import dataclasses
 import hashlib
+import itertools
 import pathlib
 import pickle
 import sys
-import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -59,8 +58,10 @@ def rope_of(config: Config) -> reference_basis.Rope:
     return reference_basis.Rope("half", config.head_dim, config.head_dim, config.inv_freq())
 
 
-def _layer_basis(config: Config, layer: int, seen: Sequence[Capture]) -> list[HeadBasis]:
-    rope, d = rope_of(config), config.head_dim
+def _layer_basis(
+    config: Config, rope: reference_basis.Rope, layer: int, seen: Sequence[Capture]
+) -> list[HeadBasis]:
+    d = config.head_dim
     parts = []
     for head in range(config.kv_heads):
         c, m, total, count = np.zeros((d, d)), np.zeros((d, d)), np.zeros(d), 0
@@ -91,13 +92,13 @@ def learn(names: Sequence[str], tokens: int = 3072) -> list[list[HeadBasis]]:
     def make(path: pathlib.Path) -> None:
         seen = [captured(name, tokens) for name in names]
         config = load_model()[0]
-        with concurrent.futures.ThreadPoolExecutor(2) as pool:
-            jobs = [pool.submit(_layer_basis, config, i, seen) for i in range(config.layers)]
-            path.write_bytes(pickle.dumps([job.result() for job in jobs]))
+        rope = rope_of(config)
+        found = [_layer_basis(config, rope, layer, seen) for layer in range(config.layers)]
+        path.write_bytes(pickle.dumps([[vars(head) for head in heads] for heads in found]))
 
     key = hashlib.sha256(" ".join([*names, str(tokens)]).encode()).hexdigest()[:12]
-    path = make_once(build_folder() / "captures" / f"basis-{key}.pickle", make)
-    return pickle.loads(path.read_bytes())  # type: ignore[no-any-return]
+    path = make_once(build_folder() / "captures" / f"bases-{key}.pickle", make)
+    return [[HeadBasis(**head) for head in heads] for heads in pickle.loads(path.read_bytes())]
 
 
 def serve_k(k: F16, basis: HeadBasis, target: float, rope: reference_basis.Rope) -> F16:
@@ -168,29 +169,43 @@ class Served:
     ratio_with_tail: float
 
 
-def serve(
-    model: Llama, one: Capture, bases: list[list[HeadBasis]], target: float, bits: int, tail: int
-) -> Served:
-    """Seals all but the last `tail` tokens at (target, bits) and continues on that."""
-    sealed = one.k.shape[2] - tail
-    k, v, rope = one.k.copy(), one.v.copy(), rope_of(model.config)
+class Prototype:
+    """One passage, coded whole; what was coded once is kept for the next combination."""
 
-    def layer_job(layer: int) -> None:
-        for head in range(model.config.kv_heads):
-            basis = bases[layer][head]
-            k[layer, head, :sealed] = serve_k(one.k[layer, head, :sealed], basis, target, rope)
-            v[layer, head, :sealed] = serve_v(one.v[layer, head, :sealed], bits)
+    def __init__(self, model: Llama, one: Capture, bases: list[list[HeadBasis]]) -> None:
+        self._model, self._one, self._bases = model, one, bases
+        self._rope = rope_of(model.config)
+        self._coded: dict[tuple[str, float], F16] = {}
 
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        list(pool.map(layer_job, range(model.config.layers)))
-    logs = model.log_probabilities(one.continuation, KvCache.of(k, v, len(one.continuation)))
-    stored = stored_bytes(bases, target, bits, sealed // BLOCK)
-    raw = one.raw_bytes * sealed // one.k.shape[2]
-    return Served(
-        compare(one.full, logs, one.targets),
-        ratio(raw, stored),
-        ratio(raw, stored, one.raw_bytes - raw),
-    )
+    def serve(self, target: float, bits: int, tail: int) -> Served:
+        """Seals all but the last `tail` tokens at (target, bits) and continues on that."""
+        one, sealed = self._one, self._one.k.shape[2] - tail
+        k, v = self._code("k", target).copy(), self._code("v", bits).copy()
+        k[:, :, sealed:], v[:, :, sealed:] = one.k[:, :, sealed:], one.v[:, :, sealed:]
+        cache = KvCache.of(k, v, len(one.continuation))
+        logs = self._model.log_probabilities(one.continuation, cache)
+        stored = stored_bytes(self._bases, target, bits, sealed // BLOCK)
+        raw = one.raw_bytes * sealed // one.k.shape[2]
+        return Served(
+            compare(one.full, logs, one.targets),
+            ratio(raw, stored),
+            ratio(raw, stored, one.raw_bytes - raw),
+        )
+
+    def _code(self, which: str, width: float) -> F16:
+        """All K at the level of that target, or all V at that width, as a reader gets them."""
+        if (which, width) not in self._coded:
+            whole = self._one.k if which == "k" else self._one.v
+            coded = np.empty_like(whole)
+            for layer, head in np.ndindex(whole.shape[:2]):
+                x = whole[layer, head]
+                coded[layer, head] = (
+                    serve_k(x, self._bases[layer][head], width, self._rope)
+                    if which == "k"
+                    else serve_v(x, int(width))
+                )
+            self._coded[which, width] = coded
+        return self._coded[which, width]
 
 
 def main() -> None:
@@ -198,28 +213,29 @@ def main() -> None:
     parser.add_argument("passages", nargs="+")
     parser.add_argument("--basis", nargs="+", default=list(texts.BASIS_PROMPTS))
     parser.add_argument("--kinds", nargs="+", default=["K4V4", "K2V4", "K2V2"])
-    parser.add_argument("--tail", type=int, default=BLOCK)
+    parser.add_argument("--tails", nargs="+", type=int, default=[BLOCK, 0])
     args = parser.parse_args()
     bases = learn(args.basis)
     model = Llama(*load_model())
-    print(f"basis of {' '.join(args.basis)}; last {args.tail} tokens at 16 bits")
-    print("passage      kind   ratio  +tail  PPL full  served  retention  KL       top-1  seconds")
-    for kind in args.kinds:
-        k_target, v_bits = kind.removeprefix("K").split("V")
-        rows = []
-        for name in args.passages:
-            start = time.monotonic()
-            got = serve(model, captured(name), bases, float(k_target), int(v_bits), args.tail)
+    print(f"basis of {' '.join(args.basis)}; the last `tail` tokens at 16 bits")
+    print("passage      kind  tail  ratio  all  PPL full  served  retention  KL       top-1")
+    rows: dict[tuple[str, int], list[list[float]]] = {}
+    for name in args.passages:
+        coded = Prototype(model, captured(name), bases)
+        for kind, tail in itertools.product(args.kinds, args.tails):
+            k_target, v_bits = kind.removeprefix("K").split("V")
+            got = coded.serve(float(k_target), int(v_bits), tail)
             c = got.comparison
-            rows.append([c.retention, c.kl.mean(), c.top1.mean()])
+            row = [c.retention, float(c.kl.mean()), float(c.top1.mean())]
+            rows.setdefault((kind, tail), []).append(row)
             print(
-                f"{name:12} {kind:5} {got.ratio:6.2f} {got.ratio_with_tail:6.2f}  {c.ppl_full:8.3f}"
-                f" {c.ppl_served:7.3f}  {c.retention:8.2%} {c.kl.mean():8.4f}  {c.top1.mean():6.1%}"
-                f"  {time.monotonic() - start:6.1f}",
+                f"{name:12} {kind:5} {tail:3} {got.ratio:6.2f} {got.ratio_with_tail:5.2f}"
+                f" {c.ppl_full:8.3f} {c.ppl_served:7.3f} {row[0]:9.2%} {row[1]:8.4f} {row[2]:7.1%}",
                 flush=True,
             )
-        mean: F64 = np.asarray(rows, np.float64).mean(0)
-        print(f"{'mean':12} {kind:5} {'':32} {mean[0]:8.2%} {mean[1]:8.4f}  {mean[2]:6.1%}")
+    for (kind, tail), values in rows.items():
+        mean = np.asarray(values).mean(0)
+        print(f"{'mean':12} {kind:5} {tail:3} {'':29} {mean[0]:8.2%} {mean[1]:8.4f} {mean[2]:7.1%}")
 
 
 if __name__ == "__main__":
