@@ -33,6 +33,8 @@ class Database {
   Status Flush();
   // Gives the disk back what was deleted: blobs live until a compaction rewrites their file.
   Status Compact();
+  // QUOTA when the file system has no room for a write of `bytes` and the flushes that follow.
+  Status CheckRoom(uint64_t bytes) const;
   uint64_t DiskBytes();
   uint64_t Files();
 

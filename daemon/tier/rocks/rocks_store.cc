@@ -15,9 +15,8 @@
 namespace dyna {
 namespace {
 
-constexpr uint64_t kKeptDamaged = 256;        // damaged records that are kept for a look, a process
-constexpr uint64_t kLeastGarbage = 64 << 20;  // below it no compaction is asked for
-constexpr size_t kScanBatches = 4;            // of rows, on their way to the executor
+constexpr uint64_t kKeptDamaged = 256;  // damaged records that are kept for a look, a process
+constexpr size_t kScanBatches = 4;      // of rows, on their way to the executor
 
 class RocksStore final : public SpillStore {
  public:
@@ -189,7 +188,7 @@ class RocksStore final : public SpillStore {
       // Deleted blobs stay on disk until they are compacted; that lag has a bound too.
       full_of_garbage =
           stats_.budget > 0 &&
-          stats_.disk_bytes > stats_.budget + stats_.budget / 2 + 4 * options_.write_buffer_bytes;
+          stats_.disk_bytes > stats_.budget + stats_.budget / 4 + 4 * options_.write_buffer_bytes;
       failed_before = commit_failed_;
     }
     if (failed_before) database_->db().Resume().PermitUncheckedError();  // after a full disk
@@ -249,8 +248,11 @@ class RocksStore final : public SpillStore {
         ++stats_.commits;
         garbage_ += delta.deleted_bytes;
       }
-      const uint64_t enough = std::max(kLeastGarbage, stats_.budget / 4);
-      compact = (garbage_ > enough || full_of_garbage) && !compacting_ && !stopping_;
+      // Mostly RocksDB collects by itself as it flushes; this is for what it left. Each costs about
+      // a rewrite of what lives, so it waits until a third of that is dead.
+      const uint64_t slack = std::max(stats_.live_bytes / 3, 3 * options_.write_buffer_bytes);
+      compact = (stats_.disk_bytes > stats_.live_bytes + slack || full_of_garbage) &&
+                garbage_ > slack / 2 && !compacting_ && !stopping_;
       if (compact) {
         compacting_ = true;
         garbage_ = 0;

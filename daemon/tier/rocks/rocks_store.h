@@ -18,8 +18,11 @@ namespace dyna {
 struct RocksOptions {
   enum class Kind : uint8_t { kSpill, kBank };
   Kind kind = Kind::kSpill;
-  std::string path;                         // the store's own directory
-  uint64_t budget_bytes = 0;                // of live bytes; 0: no bound
+  std::string path;  // the store's own directory
+  // Of live bytes; 0: no bound. What was deleted leaves the disk when it is compacted: files take
+  // up to 1.25 times the budget (beyond it puts wait), and while a compaction runs once the live
+  // bytes more.
+  uint64_t budget_bytes = 0;
   uint64_t write_buffer_bytes = 64u << 20;  // RocksDB keeps up to three in memory
   uint64_t group_bytes = 8u << 20;          // of one commit, beyond its first block
   uint64_t max_queued_bytes = 256u << 20;   // of writes that wait for their commit

@@ -66,6 +66,8 @@ Status WriteGroup::Add(const WriteOp& op) {
 
 Status WriteGroup::Commit() {
   if (batch_.Count() == 0) return {};
+  // Deletions go through on a full disk too: they are what frees it.
+  if (delta_.written_bytes > 0) DYNA_RETURN_IF_ERROR(database_.CheckRoom(batch_.GetDataSize()));
   const auto status = database_.db().Write(database_.write_options(), &batch_);
   return status.ok() ? Status() : FromRocks(status, "write");
 }
