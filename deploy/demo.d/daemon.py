@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
+import os
 import pathlib
 import re
 import signal
@@ -13,6 +15,7 @@ import urllib.request
 
 START_SECONDS = 30.0
 STOP_SECONDS = 30.0
+LISTEN = "0A"  # of the kernel's socket states
 
 
 class Daemon:
@@ -62,7 +65,7 @@ class Daemon:
 
     def page(self, name: str) -> str:
         """A page of the admin server; OSError when it does not answer 200."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/{name}", timeout=5) as reply:
+        with urllib.request.urlopen(f"http://{self.admin_address}/{name}", timeout=5) as reply:
             text: str = reply.read().decode()
             return text
 
@@ -74,6 +77,25 @@ class Daemon:
         """/status."""
         status: dict[str, object] = json.loads(self.page("status"))
         return status
+
+    def listening(self) -> list[str]:
+        """Addresses 'IP:port' on which its process accepts TCP connections."""
+        if self._process is None:
+            return []
+        proc = pathlib.Path(f"/proc/{self._process.pid}")
+        own = {os.readlink(fd) for fd in (proc / "fd").iterdir()}
+        found = []
+        for family in ("tcp", "tcp6"):
+            for row in (proc / "net" / family).read_text().splitlines()[1:]:
+                _, local, _, state, *rest = row.split()
+                if state == LISTEN and f"socket:[{rest[5]}]" in own:
+                    found.append(readable_address(local))
+        return found
+
+    @property
+    def admin_address(self) -> str:
+        """Where its metrics are."""
+        return f"127.0.0.1:{self._port}"
 
     def tail(self, lines: int = 20) -> str:
         """The end of its log."""
@@ -99,6 +121,13 @@ def parse_metrics(text: str) -> dict[str, float]:
         if found:
             samples[found[1]] = float(found[2])
     return samples
+
+
+def readable_address(local: str) -> str:
+    """'IP:port' of the kernel's 'hex:hex' (each 32-bit word of the address in host order)."""
+    address, port = local.split(":")
+    words = [bytes.fromhex(address[i : i + 8])[::-1] for i in range(0, len(address), 8)]
+    return f"{ipaddress.ip_address(b''.join(words))}:{int(port, 16)}"
 
 
 def _free_port() -> int:

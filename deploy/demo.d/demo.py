@@ -74,6 +74,8 @@ class Demo:
         first, main = document(tokenizer, FIRST_TEXT), document(tokenizer, MAIN_TEXT)
         region, ucx = self.endpoint("region"), self.endpoint("ucx")
         say(f"1. dynacompressd is ready after {self.daemon.start():.2f} s at {self.daemon.socket}")
+        ports = self.daemon.listening()
+        self.check(ports == [self.daemon.admin_address], f"its only port is {ports}, its own page")
 
         say(f"2. worker A puts '{first.name}' ({PREFIX:,} tokens): the daemon learns its K basis")
         self.a.call("prefill", first, region)

@@ -51,6 +51,11 @@ def test_metrics_page() -> None:
     assert daemon.parse_metrics(page) == {"a_total": 3.0, 'b{tier="host"}': 1500.0}
 
 
+def test_addresses_as_the_kernel_writes_them() -> None:
+    assert daemon.readable_address("0100007F:24F8") == "127.0.0.1:9464"
+    assert daemon.readable_address("00000000000000000000000001000000:0016") == "::1:22"
+
+
 def _block(index: int) -> dict[str, Any]:
     """One inspected block of two layers with two kv heads."""
     row = {
