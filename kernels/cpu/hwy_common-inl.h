@@ -45,7 +45,7 @@ HWY_INLINE bool AllFiniteLanes(VF v) {  // infinity and NaN have all exponent bi
   const VU exponent = hn::Set(U8x32(), 0x7f800000u);
   return hn::AllFalse(U8x32(), hn::Eq(hn::And(Bits(v), exponent), exponent));
 }
-// (x is v times a positive scalar tree) Sum of the lanes of one vector, any order.
+// Any order.
 HWY_INLINE float SumLanes(VF v) { return hn::GetLane(hn::SumOfLanes(F8(), v)); }
 
 // The rows that count as vectors of 0 and all ones.
@@ -93,6 +93,37 @@ HWY_INLINE VF FoldLanes(const VF* x, Op op) {
   const VF low = quarter(half(x[0], x[2]), half(x[1], x[3]));  // 0 0 1 1 | 2 2 3 3
   const VF high = quarter(half(x[4], x[6]), half(x[5], x[7]));
   return op(hn::ConcatEven(d, high, low), hn::ConcatOdd(d, high, low));
+}
+
+// LOG8 and LOG8E of codec_math.h, eight at a time. Sixteenths REQUIRES positive normal lanes.
+HWY_INLINE VI Sixteenths(VF x) {
+  const U8x32 du;
+  const I8x32 di;
+  const VF mantissa =
+      FloatOf(hn::Or(hn::And(Bits(x), hn::Set(du, 0x007fffffu)), hn::Set(du, 0x3f800000u)));
+  VI count = hn::Zero(di);  // a mask is -1
+  for (const float middle : codec::kLog8Middle) {
+    const auto reached = hn::Ge(mantissa, Set8(middle));
+    count = hn::Sub(count, hn::BitCast(di, hn::VecFromMask(F8(), reached)));
+  }
+  const VI exponent = hn::Sub(hn::BitCast(di, hn::ShiftRight<23>(Bits(x))), hn::Set(di, 127));
+  return hn::Add(hn::ShiftLeft<4>(exponent), count);
+}
+HWY_INLINE VF PowerOfSixteenths(VI k) {
+  const I8x32 di;
+  const VI index = hn::And(k, hn::Set(di, 7));
+  const auto at = hn::IndicesFromVec(F8(), index);
+  const VF low = hn::TableLookupLanes(hn::LoadU(F8(), codec::kLog8Power), at);
+  const VF high = hn::TableLookupLanes(hn::LoadU(F8(), codec::kLog8Power + 8), at);
+  const auto upper = hn::MaskFromVec(hn::BitCast(F8(), hn::ShiftLeft<28>(k)));  // bit 3
+  const VI exponent = hn::ShiftLeft<23>(hn::Add(hn::ShiftRight<4>(k), hn::Set(di, 127)));
+  return hn::Mul(hn::IfThenElse(upper, high, low), hn::BitCast(F8(), exponent));
+}
+// The value of byte e with `bias` at 1; byte 0 is 0.
+HWY_INLINE VF Log8Decode(VI e, int bias) {
+  const auto zero = hn::VecFromMask(I8x32(), hn::Eq(e, hn::Zero(I8x32())));
+  const VF value = PowerOfSixteenths(hn::Sub(e, hn::Set(I8x32(), bias)));
+  return FloatOf(hn::AndNot(hn::BitCast(U8x32(), zero), Bits(value)));
 }
 
 // 8 x 8 transpose of 32-bit lanes.

@@ -87,30 +87,40 @@ HWY_INLINE void UniformScales(int width, uint16_t* m, std::byte* scales, EightCh
   StoreOffsets(hn::IfThenElse(hn::Eq(scale, hn::Zero(F8())), mean, lo), m, e);
 }
 
-// Codes of channel c into `words` at `bit`; returns its squared error.
-template <int kWidth, bool kAll>
-HWY_INLINE VF UniformChannel(const RowMask& mask, const EightChannels& e, int c, int bit,
-                             VU* words) {
+// Codes of channel c into `words` at `bit`. The quotient comes from a reciprocal where it is far
+// enough from a tie to round like the exact one, and from a division where kExact. Returns how far
+// from its integer the worst quotient was.
+template <int kWidth, bool kAll, bool kExact>
+HWY_INLINE VF UniformChannel(const RowMask& mask, const EightChannels& e, int c, int bit, VU* words,
+                             VF* error, VF* deviations) {
   const U8x32 du;
   const I8x32 di;
-  const VF scale = Set8(e.scale[c]), offset = Set8(e.offset[c]);
+  const VF scale = Set8(e.scale[c]), offset = Set8(e.offset[c]), mean = Set8(e.mean[c]);
   // A scale of 0 divides by 1 instead, and every code is cleared.
-  const VF divisor = Set8(e.scale[c] == 0 ? 1.0f : e.scale[c]);
-  const VI top = hn::Set(di, e.scale[c] == 0 ? 0 : (1 << kWidth) - 1);
-  VF error = hn::Zero(F8());
+  const bool flat = e.scale[c] == 0;
+  const VF divisor = Set8(flat ? 1.0f : e.scale[c]), inverse = hn::Div(Set8(1.0f), divisor);
+  const VI top = hn::Set(di, flat ? 0 : (1 << kWidth) - 1);
+  VF worst = hn::Zero(F8()), miss2 = worst, dev2 = worst;
   for (int g = 0; g < kGroups; ++g) {
-    const VF y = Load8(e.value + c * kLanes + 8 * g);
-    const VI near = hn::NearestInt(hn::Div(hn::Sub(y, offset), divisor));
+    const VF y = Load8(e.value + c * kLanes + 8 * g), above = hn::Sub(y, offset);
+    const VF quotient = kExact ? hn::Div(above, divisor) : hn::Mul(above, inverse);
+    const VI near = hn::NearestInt(quotient);
+    if (!kExact) worst = hn::Max(worst, hn::Abs(hn::Sub(quotient, hn::ConvertTo(F8(), near))));
     VI code = hn::Max(hn::Min(near, top), hn::Zero(di));
     if (!kAll) code = hn::BitCast(di, Bits(mask.Keep(g, hn::BitCast(F8(), code))));
     words[g] = hn::Or(words[g], hn::ShiftLeftSame(hn::BitCast(du, code), bit));
     const VF back = RoundF16(hn::Add(hn::Mul(scale, hn::ConvertTo(F8(), code)), offset));
-    VF miss = hn::Sub(y, back);
-    if (!kAll) miss = mask.Keep(g, miss);
-    error = hn::MulAdd(miss, miss, error);
+    VF miss = hn::Sub(y, back), dev = hn::Sub(y, mean);
+    if (!kAll) miss = mask.Keep(g, miss), dev = mask.Keep(g, dev);
+    miss2 = hn::MulAdd(miss, miss, miss2);
+    dev2 = hn::MulAdd(dev, dev, dev2);
   }
-  return error;
+  *error = hn::Add(*error, miss2);
+  *deviations = hn::Add(*deviations, dev2);
+  return worst;
 }
+// Quotients are at most 2^8: a reciprocal errs by less than 2^-14.
+inline constexpr float kFarFromTie = 0.5f - 0x1p-13f;
 
 // ---- width 2
 
@@ -160,7 +170,7 @@ HWY_INLINE QuantiseResult CoarseScales(const RowMask& mask, VF count, uint16_t* 
   HWY_ALIGN float mean_code[8];
   Store8(mean_code8, mean_code);
   HWY_ALIGN const float digits[8] = {0, 1, 2, 3, 0, 1, 2, 3};
-  VF yy[8], yc[8], cc = zero;
+  VF yy[8], yc[8];
   for (int c = 0; c < 8; ++c) {
     const VF mean = Set8(e->mean[c]);
     const VF centred = hn::Sub(hn::Load(F8(), digits), Set8(mean_code[c]));  // of each code
@@ -179,21 +189,20 @@ HWY_INLINE QuantiseResult CoarseScales(const RowMask& mask, VF count, uint16_t* 
   const VF yy8 = FoldLanes(yy, AddOp()), yc8 = FoldLanes(yc, AddOp());
   e->deviations = yy8;
 
-  HWY_ALIGN float yy_of[8], yc_of[8];
-  Store8(yy8, yy_of);
-  Store8(yc8, yc_of);
-  (void)cc;
-  for (int c = 0; c < 8; ++c) {
-    const bool flat = e->lo[c] == e->hi[c];
-    const codec::KScale k =
-        codec::CoarseScale(flat ? 0 : yy_of[c], flat ? 0 : yc_of[c], e->mean[c], mean_code[c]);
-    if (k.scale_bits == codec::kAboveLog8) return QuantiseResult::kAboveLog8;
-    const uint16_t offset = flat ? codec::MeanOffset(e->mean[c]) : k.m_bits;
-    m[c] = offset;
-    e->offset[c] = codec::F16ToF32(offset);
-    e->scale[c] = k.scale;
-    scales[c] = static_cast<std::byte>(k.scale_bits);
-  }
+  // CoarseScale of codec_math.h: no gain where the channel is flat or the sums are not positive.
+  const I8x32 di;
+  const auto gained = hn::And(hn::And(hn::Gt(yy8, zero), hn::Gt(yc8, zero)), hn::Ne(lo8, hi8));
+  const VF one = Set8(1.0f);
+  const VF gain = hn::Div(hn::IfThenElse(gained, yy8, one), hn::IfThenElse(gained, yc8, one));
+  VI byte = hn::Add(Sixteenths(gain), hn::Set(di, codec::kLog8Bias));
+  byte = hn::Max(byte, hn::Set(di, 1));
+  byte = hn::BitCast(di, hn::And(hn::BitCast(U8x32(), byte), Bits(hn::VecFromMask(F8(), gained))));
+  if (!hn::AllFalse(di, hn::Gt(byte, hn::Set(di, 255)))) return QuantiseResult::kAboveLog8;
+  const VF scale8 = Log8Decode(byte, codec::kLog8Bias);
+  Store8(scale8, e->scale);
+  hn::StoreU(hn::DemoteTo(hn::FixedTag<uint8_t, 8>(), byte), hn::FixedTag<uint8_t, 8>(),
+             reinterpret_cast<uint8_t*>(scales));
+  StoreOffsets(hn::Sub(hn::Load(F8(), e->mean), hn::Mul(scale8, mean_code8)), m, e);
   *error = zero;
   for (int c = 0; c < 8; ++c) {
     // What the four codes decode to. Codes 0 and 3 always occur unless the scale is 0.
@@ -268,7 +277,6 @@ QuantiseResult QuantiseRuns(const float* y, int channels, int run, const RowMask
       energy = hn::Add(energy, e.deviations);
     } else {
       UniformScales(kWidth, m + c0, scales + 2 * c0, &e);
-      energy = hn::Add(energy, Deviations<kAll>(mask, e));
     }
     for (int c = 0; c < 8; ++c) {
       const int k = (c0 + c) % n;
@@ -280,7 +288,18 @@ QuantiseResult QuantiseRuns(const float* y, int channels, int run, const RowMask
           words[g] =
               hn::Or(words[g], hn::ShiftLeftSame(hn::Load(du, code + c * kLanes + 8 * g), bit));
       } else if constexpr (kWidth != 0) {
-        error = hn::Add(error, UniformChannel<kWidth, kAll>(mask, e, c, bit, words));
+        VU trial[kGroups];
+        VF missed = error, deviated = energy;
+        for (int g = 0; g < kGroups; ++g) trial[g] = words[g];
+        const VF worst =
+            UniformChannel<kWidth, kAll, false>(mask, e, c, bit, trial, &missed, &deviated);
+        if (hn::AllTrue(F8(), hn::Lt(worst, Set8(kFarFromTie)))) {
+          for (int g = 0; g < kGroups; ++g) words[g] = trial[g];
+          error = missed;
+          energy = deviated;
+        } else {
+          UniformChannel<kWidth, kAll, true>(mask, e, c, bit, words, &error, &energy);
+        }
       }
       if (k == n - 1) {
         StorePlane(words, halves, codes);

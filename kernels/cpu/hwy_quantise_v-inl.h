@@ -37,9 +37,30 @@ HWY_INLINE VF ChannelTree(int d, const At& at) {
   return partial[0];
 }
 
-// floor(z / step) in -half .. half - 1, as f32. Thresholds of b = 2 and 1 are exact in z itself.
+// How a group's values become codes. b = 2: `up` is the step itself. b = 4, 8: reciprocals of the
+// step, a little too large and too small.
+struct VSteps {
+  VF up, down;
+};
 template <int kBits>
-HWY_INLINE VI SignedCode(VF z, VF step) {
+HWY_INLINE VSteps MakeSteps(int d, VF energy, VF largest) {
+  const VF one = Set8(1.0f);
+  const auto empty = hn::Eq(energy, hn::Zero(F8()));
+  if constexpr (kBits <= 2) {
+    const VF rms = hn::Sqrt(hn::Div(energy, Set8(static_cast<float>(d))));
+    return {hn::IfThenElse(empty, one, hn::Mul(Set8(1.075f), rms)), one};
+  }
+  const VF step = hn::Mul(largest, Set8(2.0f / static_cast<float>(1 << kBits)));
+  const VF inverse = hn::Div(one, hn::IfThenElse(empty, one, step));
+  return {hn::Mul(inverse, Set8(1 + 0x1p-21f)), hn::Mul(inverse, Set8(1 - 0x1p-21f))};
+}
+
+// floor(z / step) in -half .. half - 1. Exact: thresholds of b = 2 and 1 are exact in z itself; for
+// 4 and 8, z and the step have 11 bits each, so a quotient that is no integer is at least 2^-18 of
+// its size away from one, and the reciprocal's error of 2^-23 is covered by rounding it upwards.
+template <int kBits>
+HWY_INLINE VI SignedCode(VF z, const VSteps& steps) {
+  const VF step = steps.up;
   const I8x32 di;
   const auto minus = [&](auto mask)
                          HWY_ATTR { return hn::BitCast(di, hn::VecFromMask(F8(), mask)); };
@@ -50,7 +71,8 @@ HWY_INLINE VI SignedCode(VF z, VF step) {
     return hn::Sub(hn::Sub(hn::Set(di, -2), a), hn::Add(b, minus(hn::Ge(z, step))));
   } else {
     constexpr int kHalf = 1 << (kBits - 1);
-    const VI code = hn::ConvertTo(di, hn::Floor(hn::Div(z, step)));
+    const VF quotient = hn::Max(hn::Mul(z, steps.up), hn::Mul(z, steps.down));
+    const VI code = hn::ConvertTo(di, hn::Floor(quotient));
     return hn::Min(hn::Max(code, hn::Set(di, -kHalf)), hn::Set(di, kHalf - 1));
   }
 }
@@ -111,8 +133,8 @@ HWY_INLINE void LoadCell(const std::byte* from, VU* words) {
   for (int i = 0; i < kBits; ++i) words[i] = hn::PromoteTo(U8x32(), hn::BitCast(U8x16(), w[i]));
 }
 
-struct VGroup {  // what one group of eight rows leaves for the gains
-  HWY_ALIGN float energy[8], gain[8];
+struct VGroup {  // what eight rows leave for the gains: z z, z u, u u and the gain, a lane a row
+  VF energy, zu, squares, gain;
 };
 
 template <int kBits>
@@ -123,10 +145,7 @@ HWY_INLINE void CodeGroup(const EightRows& value, int d, VF energy, VF largest, 
   constexpr int kWordChannels = 16 / kBits;
   const VF half = Set8(0.5f), zero = hn::Zero(F8());
   const auto empty = hn::Eq(energy, zero);
-  VF step = kBits == 2
-                ? hn::Mul(Set8(1.075f), hn::Sqrt(hn::Div(energy, Set8(static_cast<float>(d)))))
-                : hn::Mul(largest, Set8(2.0f / static_cast<float>(1 << kBits)));
-  step = hn::IfThenElse(empty, Set8(1.0f), step);
+  const VSteps steps = MakeSteps<kBits>(d, energy, largest);
   HWY_ALIGN float product[kMaxHeadDim * 8];
   const VU keep = hn::AndNot(Bits(hn::VecFromMask(F8(), empty)), Bits(counted));
   VF squares = zero;  // quarters of small integers: exact in any order
@@ -137,7 +156,7 @@ HWY_INLINE void CodeGroup(const EightRows& value, int d, VF energy, VF largest, 
       for (int k = 0; k < kWordChannels; ++k) {
         const int c = cell * 16 + w * kWordChannels + k;
         const VF z = Load8(value + 8 * c);
-        const VI code = SignedCode<kBits>(z, step);
+        const VI code = SignedCode<kBits>(z, steps);
         const VF u = hn::Add(hn::ConvertTo(F8(), code), half);
         Store8(hn::Mul(z, u), product + 8 * c);
         squares = hn::MulAdd(u, u, squares);
@@ -152,7 +171,7 @@ HWY_INLINE void CodeGroup(const EightRows& value, int d, VF energy, VF largest, 
   const VF unbiased = hn::Div(energy, hn::IfThenElse(empty, Set8(1.0f), zu));
   const VF capped = hn::Div(hn::Mul(Set8(2.0f), zu), squares);
   const VF gain = hn::IfThenElse(hn::Lt(unbiased, capped), unbiased, capped);
-  Store8(FloatOf(hn::And(keep, Bits(gain))), out->gain);
+  *out = {energy, zu, squares, FloatOf(hn::And(keep, Bits(gain)))};
 }
 
 // z' = f16(gain u) of the codes just stored or of a tile's; eight rows.
@@ -160,19 +179,92 @@ template <int kBits, class Sink>
 HWY_INLINE void DecodeGroup(const std::byte* codes, int d, VF gain, const Sink& sink) {
   const U8x32 du;
   constexpr int kWordChannels = 16 / kBits;
-  const VU low = hn::Set(du, (1u << kBits) - 1);
+  const VU low = hn::Set(du, (1u << kBits) - 1), sign = hn::Set(du, 0x80000000u);
   const VF shift = Set8(0.5f - static_cast<float>(1 << (kBits - 1)));
+  // What u = 1/2 and 3/2 decode to.
+  const VF inner = RoundF16(hn::Mul(gain, Set8(0.5f)));
+  const VF outer = RoundF16(hn::Mul(gain, Set8(1.5f)));
   for (int cell = 0; cell < d / 16; ++cell) {
     VU words[kBits];
     LoadCell<kBits>(codes + cell * 16 * kBits, words);
     for (int w = 0; w < kBits; ++w) {
       for (int k = 0; k < kWordChannels; ++k) {
+        const int c = cell * 16 + w * kWordChannels + k;
+        if constexpr (kBits <= 2) {  // the top bit says positive; the next, whether that is outer
+          const VU top = hn::ShiftLeftSame(words[w], 32 - kBits * (k + 1));
+          const auto far = hn::MaskFromVec(FloatOf(hn::Xor(top, hn::ShiftLeft<1>(top))));
+          const VF size = kBits == 1 ? inner : hn::IfThenElse(far, inner, outer);
+          sink(c, FloatOf(hn::Xor(Bits(size), hn::AndNot(top, sign))));
+          continue;
+        }
         const VU stored = hn::And(hn::ShiftRightSame(words[w], kBits * k), low);
         const VF u = hn::Add(hn::ConvertTo(F8(), hn::BitCast(I8x32(), stored)), shift);
-        sink(cell * 16 + w * kWordChannels + k, RoundF16(hn::Mul(gain, u)));
+        sink(c, RoundF16(hn::Mul(gain, u)));
       }
     }
   }
+}
+
+// The gains of all rows as stored, and as they decode.
+template <int kBits>
+HWY_INLINE void StoreGains(const VGroup* groups, int exponent, std::byte* gains, VF* decoded) {
+  const U8x32 du;
+  const I8x32 di;
+  const VF down = Set8(codec::Power2(-exponent)), up = Set8(codec::Power2(exponent));
+  VU stored[kGroups];  // lane = row of the group
+  for (int g = 0; g < kGroups; ++g) {
+    const VF scaled = hn::Mul(groups[g].gain, down);
+    if constexpr (kBits == 8) {
+      const auto bits = F16Bits(scaled);
+      stored[g] = hn::PromoteTo(du, bits);
+      decoded[g] = hn::Mul(hn::PromoteTo(F8(), hn::BitCast(H8(), bits)), up);
+    } else {
+      const auto some = hn::Gt(groups[g].gain, hn::Zero(F8()));
+      VI e = Sixteenths(hn::IfThenElse(some, scaled, Set8(1.0f)));
+      e = hn::Add(e, hn::Set(di, codec::kLog8eBias));
+      e = hn::Max(hn::Min(e, hn::Set(di, 255)), hn::Set(di, 1));
+      stored[g] = hn::And(hn::BitCast(du, e), Bits(hn::VecFromMask(F8(), some)));
+      decoded[g] = hn::Mul(Log8Decode(hn::BitCast(di, stored[g]), codec::kLog8eBias), up);
+    }
+  }
+  Transpose8x8(stored);
+  for (int r = 0; r < 8; ++r) {
+    const VI row = hn::BitCast(di, stored[r]);
+    if constexpr (kBits == 8) {
+      hn::StoreU(hn::DemoteTo(U8x16(), row), U8x16(), reinterpret_cast<uint16_t*>(gains) + 8 * r);
+    } else {
+      const hn::FixedTag<uint8_t, 8> d8;
+      hn::StoreU(hn::DemoteTo(d8, row), d8, reinterpret_cast<uint8_t*>(gains) + 8 * r);
+    }
+  }
+}
+template <int kBits>
+HWY_INLINE void LoadGains(const std::byte* gains, int exponent, VF* decoded) {
+  const U8x32 du;
+  VU stored[8];
+  for (int r = 0; r < 8; ++r) {
+    if constexpr (kBits == 8) {
+      const auto row = hn::LoadU(U8x16(), reinterpret_cast<const uint16_t*>(gains) + 8 * r);
+      stored[r] = Bits(hn::PromoteTo(F8(), hn::BitCast(H8(), row)));
+    } else {
+      const hn::FixedTag<uint8_t, 8> d8;
+      stored[r] = hn::PromoteTo(du, hn::LoadU(d8, reinterpret_cast<const uint8_t*>(gains) + 8 * r));
+    }
+  }
+  Transpose8x8(stored);
+  const VF up = Set8(codec::Power2(exponent));
+  for (int g = 0; g < kGroups; ++g) {
+    const VI e = hn::BitCast(I8x32(), stored[g]);
+    decoded[g] = hn::Mul(kBits == 8 ? FloatOf(stored[g]) : Log8Decode(e, codec::kLog8eBias), up);
+  }
+}
+
+// Whether z' stays inside f16 for the rows of a group.
+template <int kBits>
+bool DecodesFinite(const std::byte* codes, int d, VF gain) {
+  VF sum = hn::Zero(F8());
+  DecodeGroup<kBits>(codes, d, gain, [&](int, VF z) HWY_ATTR { sum = hn::Max(sum, hn::Abs(z)); });
+  return AllFiniteLanes(sum);
 }
 
 template <int kBits>
@@ -181,53 +273,38 @@ QuantiseResult QuantiseRows(const float* z, int d, uint64_t rows, std::byte* gai
   const RowMask mask(rows);
   HWY_ALIGN EightRows value;
   VGroup groups[kGroups];
-  VF energies = hn::Zero(F8());
-  float max_gain = 0;
+  VF max_gain = hn::Zero(F8());
   const size_t group_bytes = static_cast<size_t>(d * kBits);
   for (int g = 0; g < kGroups; ++g) {
+    const VF counted = FloatOf(hn::Load(U8x32(), mask.bits + 8 * g));
     VF largest = hn::Zero(F8());
     const VF energy = ChannelTree(d, [&](int c) HWY_ATTR {
-      const VF v = mask.Keep(g, RoundF16(Load8(z + c * kLanes + 8 * g)));
+      const VF v = hn::And(counted, RoundF16(Load8(z + c * kLanes + 8 * g)));
       Store8(v, value + 8 * c);
-      largest = hn::Max(largest, hn::Abs(v));
+      if (kBits > 2) largest = hn::Max(largest, hn::Abs(v));
       return hn::Mul(v, v);
     });
     if (!AllFiniteLanes(energy)) return QuantiseResult::kNotF16;  // f16 squares do not overflow
-    energies = hn::Add(energies, energy);
-    const VF counted = FloatOf(hn::Load(U8x32(), mask.bits + 8 * g));
     CodeGroup<kBits>(value, d, energy, largest, counted, codes + group_bytes * g, &groups[g]);
-    for (int r = 0; r < 8; ++r) max_gain = std::max(max_gain, groups[g].gain[r]);
+    max_gain = hn::Max(max_gain, groups[g].gain);
   }
-  const int exponent = codec::GainExponent(max_gain);
+  const int exponent = codec::GainExponent(hn::GetLane(hn::MaxOfLanes(F8(), max_gain)));
   *v_exp = static_cast<int8_t>(exponent);
-  VF error = hn::Zero(F8());
+  VF gain[kGroups];
+  StoreGains<kBits>(groups, exponent, gains, gain);
+  const VF half = Set8(static_cast<float>(1 << (kBits - 1))), two = Set8(2.0f);
+  VF error = hn::Zero(F8()), energies = error;
   for (int g = 0; g < kGroups; ++g) {
-    HWY_ALIGN float decoded[8];
-    for (int r = 0; r < 8; ++r) {
-      const float gain = groups[g].gain[r];
-      const int slot = codec::TokenSlot(8 * g + r);
-      if constexpr (kBits == 8) {
-        const uint16_t bits = codec::F32ToF16(gain * codec::Power2(-exponent));
-        std::memcpy(gains + 2 * slot, &bits, 2);
-        decoded[r] = codec::F16ToF32(bits) * codec::Power2(exponent);
-      } else {
-        const uint8_t byte = codec::Log8eEncode(gain, exponent);
-        gains[slot] = static_cast<std::byte>(byte);
-        decoded[r] = codec::Log8eDecode(byte, exponent);
-      }
-    }
-    VF a = hn::Zero(F8());
-    DecodeGroup<kBits>(codes + group_bytes * g, d, hn::Load(F8(), decoded),
-                       [&](int c, VF back) HWY_ATTR {
-                         const VF v = RoundF16(Load8(z + c * kLanes + 8 * g));
-                         const VF miss = mask.Keep(g, hn::Sub(v, back));
-                         a = hn::MulAdd(miss, miss, a);
-                       });
-    error = hn::Add(error, a);
+    if (!hn::AllTrue(F8(), hn::Lt(hn::Mul(gain[g], half), Set8(65504.0f))) &&
+        !DecodesFinite<kBits>(codes + group_bytes * g, d, gain[g]))
+      return QuantiseResult::kNotF16;
+    // sum (z - gain u)^2 from its sums; the rounding of z' to f16 adds 1 % of it at 8 bits.
+    const VGroup& v = groups[g];
+    const VF inner = hn::Sub(hn::Mul(two, v.zu), hn::Mul(gain[g], v.squares));
+    error = hn::Add(error, hn::Max(hn::Sub(v.energy, hn::Mul(gain[g], inner)), hn::Zero(F8())));
+    energies = hn::Add(energies, v.energy);
   }
-  const float total = SumLanes(error);
-  if (!codec::IsFiniteBits(total)) return QuantiseResult::kNotF16;  // decodes to infinity
-  sums->error += total;
+  sums->error += SumLanes(error);
   sums->energy += SumLanes(energies);
   return QuantiseResult::kOk;
 }
@@ -249,19 +326,10 @@ inline QuantiseResult QuantiseV(const float* z, int d, int bits, uint64_t rows, 
 template <int kBits>
 HWY_INLINE void DequantiseRows(const std::byte* gains, const std::byte* codes, int d, int8_t v_exp,
                                float* HWY_RESTRICT z) {
+  VF gain[kGroups];
+  LoadGains<kBits>(gains, v_exp, gain);
   for (int g = 0; g < kGroups; ++g) {
-    HWY_ALIGN float gain[8];
-    for (int r = 0; r < 8; ++r) {
-      const int slot = codec::TokenSlot(8 * g + r);
-      if constexpr (kBits == 8) {
-        uint16_t bits;
-        std::memcpy(&bits, gains + 2 * slot, 2);
-        gain[r] = codec::F16ToF32(bits) * codec::Power2(v_exp);
-      } else {
-        gain[r] = codec::Log8eDecode(static_cast<int>(gains[slot]), v_exp);
-      }
-    }
-    DecodeGroup<kBits>(codes + static_cast<size_t>(d * kBits * g), d, hn::Load(F8(), gain),
+    DecodeGroup<kBits>(codes + static_cast<size_t>(d * kBits * g), d, gain[g],
                        [&](int c, VF v) HWY_ATTR { Store8(v, z + c * kLanes + 8 * g); });
   }
 }
