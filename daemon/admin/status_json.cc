@@ -2,6 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "daemon/admin/status_json.h"
 #include "daemon/admin/status_view.h"
 
 namespace dyna::admin {
@@ -85,6 +86,8 @@ json RequestsJson(const Snapshot& s) {
 }
 
 }  // namespace
+
+json ContextToJson(const ContextFact& context) { return ToJson(context); }
 
 std::string StatusJson(const Snapshot& s) {
   const StoreStats& t = s.store;

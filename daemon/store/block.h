@@ -20,7 +20,7 @@
 
 namespace dyna {
 
-struct ContextState;
+struct StoreContext;
 struct Tenant;
 using SessionId = uint64_t;
 
@@ -78,7 +78,7 @@ struct Block {
   Durability durability = Durability::kVolatile;
   bool pinned = false;
   bool opaque = false;
-  ContextState* context = nullptr;
+  StoreContext* context = nullptr;
   Tenant* tenant = nullptr;
   uint64_t serial = 0;       // of this object, never reused: owns the arena's extents
 

@@ -70,7 +70,7 @@ record::BlockMeta Store::Impl::MetaOf(const Block& block) const {
   return m;
 }
 
-void Store::Impl::EnsureRows(ContextState& ctx, SpillStore& store, bool to_bank, const Block& block) {
+void Store::Impl::EnsureRows(StoreContext& ctx, SpillStore& store, bool to_bank, const Block& block) {
   bool& have = to_bank ? ctx.row_in_bank : ctx.row_in_spill;
   if (!have) {
     have = true;

@@ -51,7 +51,7 @@ MutableKvView HeadsFrom(MutableKvView view, int heads) {
 }
 
 // Collects what has to be read of one layer; MISS where a head is not held.
-Status Gather(Block& block, int layer, uint16_t head_begin, uint16_t head_end, const ContextState& ctx,
+Status Gather(Block& block, int layer, uint16_t head_begin, uint16_t head_end, const StoreContext& ctx,
               const MutableKvView* target, ReadWork* work) {
   const int d = ctx.spec.layers[static_cast<size_t>(layer)].head_dim;
   double error = 0;
@@ -92,8 +92,8 @@ void Store::Fetch(const Caller& caller, const wire::Fetch& fetch, std::vector<Mu
   op->out.reply.segments.resize(segments);
   op->out.reply.tiers.assign(segments, Tier::kNone);
 
-  ContextState* ctx = s.Context(caller.tenant, fetch.context);
-  Lease* lease = s.leases.Find(caller.session, fetch.lease);
+  StoreContext* ctx = s.Context(caller.tenant, fetch.context);
+  HeldLease* lease = s.leases.Find(caller.session, fetch.lease);
   Status status;
   if (ctx == nullptr)
     status = Status(StatusCode::kContextUnknown, "open the context first");
@@ -250,7 +250,7 @@ void Store::Fetch(const Caller& caller, const wire::Fetch& fetch, std::vector<Mu
 wire::GetBasisReply Store::GetBasis(const Caller& caller, const wire::GetBasis& request,
                                     std::vector<std::byte>* payload) {
   wire::GetBasisReply reply;
-  ContextState* ctx = impl_->Context(caller.tenant, request.context);
+  StoreContext* ctx = impl_->Context(caller.tenant, request.context);
   if (ctx == nullptr) {
     reply.status = Status(StatusCode::kContextUnknown, "open the context first");
     return reply;

@@ -130,6 +130,24 @@ std::vector<ContextFact> Store::Contexts(TenantId tenant) const {
   return out;
 }
 
+bool Store::NeedsClock() const { return impl_->leases.size() != 0 || !impl_->sessions.empty(); }
+
+std::vector<TenantUse> Store::Tenants() const {
+  std::vector<TenantUse> out;
+  for (const auto& [id, t] : impl_->tenants) out.push_back({id, t.name, t.charged, t.quota});
+  return out;
+}
+
+std::vector<record::BlockMeta> Store::Banked(TenantId tenant, const wire::Query& query) const {
+  std::vector<record::BlockMeta> out;
+  impl_->blocks.ForEach([&](Block& b) {
+    if (out.size() < query.limit && b.key.tenant == tenant && b.bank &&
+        (query.context == 0 || b.key.context == query.context))
+      out.push_back(*b.bank);
+  });
+  return out;
+}
+
 std::vector<BlockFact> Store::Inspect(TenantId tenant, const wire::Query& query) const {
   std::vector<BlockFact> out;
   auto show = [&](Block& b) {

@@ -8,20 +8,20 @@ namespace dyna {
 
 constexpr uint32_t kLearningAtOnce = 1;   // bases under way: the other codec threads keep serving
 
-bool Store::Impl::LearningBudgetLeft(const ContextState& ctx) const {
+bool Store::Impl::LearningBudgetLeft(const StoreContext& ctx) const {
   // Before its first basis a context learns from everything; afterwards within its share.
   if (ctx.learner.basis(0) == nullptr) return true;
   return counts.learn_seconds <= options.learner.codec_share * (counts.codec_seconds + 1);
 }
 
-void Store::Impl::FeedTile(ContextState& ctx, const wire::Put& put, int layer, std::vector<uint32_t> count,
+void Store::Impl::FeedTile(StoreContext& ctx, const wire::Put& put, int layer, std::vector<uint32_t> count,
                            std::vector<float> sum, std::vector<float> scatter) {
   if (!ctx.learner.AddTile(layer, put.shard.head_begin, count, sum, scatter).ok()) return;
   for (uint32_t n : count) ctx.learned_tokens += n;
   StartLearning(ctx);
 }
 
-void Store::Impl::StartLearning(ContextState& ctx) {
+void Store::Impl::StartLearning(StoreContext& ctx) {
   for (int layer = 0; layer < static_cast<int>(ctx.spec.layers.size()); ++layer) {
     if (learning >= kLearningAtOnce) return;
     auto due = ctx.learner.Due(layer);
@@ -59,7 +59,7 @@ void Store::Impl::StartLearning(ContextState& ctx) {
   }
 }
 
-void Store::Impl::InstallBasis(ContextState& ctx, int layer, std::shared_ptr<const Basis> basis) {
+void Store::Impl::InstallBasis(StoreContext& ctx, int layer, std::shared_ptr<const Basis> basis) {
   const BasisInfo& info = basis->info();
   if (info.source != BasisSource::kProfile) ++counts.bases_learned;
   LogInfo("context {:016x} layer {}: basis {:016x} from {} tokens and {} queries", ctx.fingerprint,

@@ -4,7 +4,7 @@
 
 namespace dyna {
 
-uint64_t LeaseTable::Grant(Lease lease) {
+uint64_t LeaseTable::Grant(HeldLease lease) {
   lease.id = next_++;
   for (const BlockRef& b : lease.run) {
     if (b->leases++ == 0) held_bytes_ += b->held_bytes = b->segment_bytes();
@@ -16,7 +16,7 @@ uint64_t LeaseTable::Grant(Lease lease) {
   return id;
 }
 
-Lease* LeaseTable::Find(SessionId session, uint64_t id) {
+HeldLease* LeaseTable::Find(SessionId session, uint64_t id) {
   auto it = leases_.find(id);
   return it == leases_.end() || it->second.session != session ? nullptr : &it->second;
 }
@@ -49,7 +49,7 @@ size_t LeaseTable::Expire(TimePoint now) {
   return n;
 }
 
-void LeaseTable::Drop(std::unordered_map<uint64_t, Lease>::iterator it) {
+void LeaseTable::Drop(std::unordered_map<uint64_t, HeldLease>::iterator it) {
   for (const BlockRef& b : it->second.run) {
     if (--b->leases == 0) held_bytes_ -= b->held_bytes;
     if (it->second.max_nmse > 0) --b->frozen;

@@ -13,10 +13,10 @@
 
 namespace dyna {
 
-struct Lease {
+struct HeldLease {
   uint64_t id = 0;
   SessionId session = 0;
-  ContextState* context = nullptr;
+  StoreContext* context = nullptr;
   Shard shard;
   QualityClass min_quality = QualityClass::kSmall;
   float max_nmse = 0;
@@ -30,9 +30,9 @@ class LeaseTable {
   // Runs for each block that a lease let go of.
   void OnDropped(std::function<void(Block&)> dropped) { dropped_ = std::move(dropped); }
   // Takes over a filled lease; its blocks are held from here on. Returns its id, never 0.
-  uint64_t Grant(Lease lease);
+  uint64_t Grant(HeldLease lease);
   // Null: unknown, or of another session (a forged id reads as lost).
-  Lease* Find(SessionId session, uint64_t id);
+  HeldLease* Find(SessionId session, uint64_t id);
   bool Release(SessionId session, uint64_t id);
   void ReleaseSession(SessionId session);
   // Those that expired before `now`; returns how many.
@@ -41,9 +41,9 @@ class LeaseTable {
   uint64_t held_bytes() const { return held_bytes_; }  // encoded, of all leased blocks
 
  private:
-  void Drop(std::unordered_map<uint64_t, Lease>::iterator it);
+  void Drop(std::unordered_map<uint64_t, HeldLease>::iterator it);
 
-  std::unordered_map<uint64_t, Lease> leases_;
+  std::unordered_map<uint64_t, HeldLease> leases_;
   std::function<void(Block&)> dropped_;
   uint64_t next_ = 1, held_bytes_ = 0;
 };

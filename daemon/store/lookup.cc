@@ -30,7 +30,7 @@ uint32_t BytesOf(const Block& block, const Shard& shard) {
 wire::LookupReply Store::Lookup(const Caller& caller, const wire::Lookup& want) {
   Impl& s = *impl_;
   wire::LookupReply reply;
-  ContextState* ctx = s.Context(caller.tenant, want.context);
+  StoreContext* ctx = s.Context(caller.tenant, want.context);
   if (ctx == nullptr) {
     reply.status = Status(StatusCode::kContextUnknown, "open the context first");
     return reply;
@@ -39,7 +39,7 @@ wire::LookupReply Store::Lookup(const Caller& caller, const wire::Lookup& want) 
   ++s.counts.lookups;
   reply.hits.resize(want.hashes.size());
 
-  Lease lease;
+  HeldLease lease;
   const uint64_t share = static_cast<uint64_t>(static_cast<double>(s.Limit()) * s.options.floor_share);
   uint64_t floor_bytes = s.leases.held_bytes() + s.pinned_bytes;
   const int64_t now_ms = s.clock.UnixMillis();

@@ -100,7 +100,7 @@ void Store::BankDrop(const Caller& caller, const wire::BankDrop& request,
 void Store::PutOpaque(const Caller& caller, const wire::PutOpaque& put, std::vector<std::byte> bytes,
                       std::function<void(Status)> done) {
   Impl& s = *impl_;
-  ContextState* ctx = s.Context(caller.tenant, put.context);
+  StoreContext* ctx = s.Context(caller.tenant, put.context);
   const record::BlockKey key{caller.tenant, put.context, put.key};
   Status status;
   BlockRef known = s.blocks.Find(key);

@@ -60,7 +60,7 @@ Result<Extent> Store::Impl::Reserve(uint64_t bytes, uint64_t serial) {
   return extent;
 }
 
-std::vector<TilePlan> Store::Impl::PlanPut(ContextState& ctx, TenantId tenant, const Shard& shard,
+std::vector<TilePlan> Store::Impl::PlanPut(StoreContext& ctx, TenantId tenant, const Shard& shard,
                                            int layer, QualityClass quality, const BlockHash& hash,
                                            BasisName* basis) {
   const size_t heads = static_cast<size_t>(shard.head_end - shard.head_begin);
@@ -101,7 +101,7 @@ PricedSegment Store::Impl::AsPriced(const Block& block, const Segment& s) const 
 
 void Store::Impl::Book(Block& block, Segment& s) {
   if (s.booked || !Priced(block) || !s.extent) return;
-  ContextState& ctx = *block.context;
+  StoreContext& ctx = *block.context;
   const BasisName basis = s.basis != 0 ? s.basis : ctx.CurrentBasis(s.layer);
   s.booked = ctx.Ladders(*policy, s.layer, basis, block.quality);
   if (!s.booked) return;
@@ -187,7 +187,7 @@ void Store::Impl::Appraise(Block& block) {
     block.effective = QualityClass::kExact;
     return;
   }
-  const ContextState& ctx = *block.context;
+  const StoreContext& ctx = *block.context;
   double bits = 0, weight = 0;
   QualityClass worst = QualityClass::kExact;
   for (const Segment& s : block.segments) {
@@ -210,7 +210,7 @@ void Store::Impl::Appraise(Block& block) {
   block.mean_bits = weight > 0 ? static_cast<float>(bits / weight) : 0;
 }
 
-void Store::Impl::UseBasis(ContextState& ctx, BasisName name, int change) {
+void Store::Impl::UseBasis(StoreContext& ctx, BasisName name, int change) {
   if (name == 0) return;
   auto it = ctx.bases.find(name);
   if (it == ctx.bases.end()) return;

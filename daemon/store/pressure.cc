@@ -93,7 +93,7 @@ bool Store::Impl::DemoteSlice(TimePoint until) {
 bool Store::Impl::StartTranscode(const BlockRef& block, size_t index, std::vector<TilePlan> plan_now,
                                  const LadderSet& ladders) {
   Segment& s = block->segments[index];
-  ContextState& ctx = *block->context;
+  StoreContext& ctx = *block->context;
   struct Job {
     ReadRef from;
     Extent to;

@@ -52,7 +52,7 @@ struct EncodeWork {
 
 }  // namespace
 
-std::shared_ptr<Writer> Store::Impl::BeginBlock(const Caller& caller, ContextState& ctx,
+std::shared_ptr<Writer> Store::Impl::BeginBlock(const Caller& caller, StoreContext& ctx,
                                                 const wire::Put& put, size_t i, BlockRef* out,
                                                 Status* status) {
   const record::BlockKey key{caller.tenant, put.context, put.hashes[i]};
@@ -141,7 +141,7 @@ std::shared_ptr<Writer> Store::Impl::BeginBlock(const Caller& caller, ContextSta
 }
 
 bool Store::WantsPut(const Caller& caller, const wire::Put& put, wire::PutReply* reply) {
-  ContextState* ctx = impl_->Context(caller.tenant, put.context);
+  StoreContext* ctx = impl_->Context(caller.tenant, put.context);
   reply->segments.assign(put.hashes.size() * put.layer_count, {StatusCode::kExists, 0, 0});
   if (ctx == nullptr) {
     reply->status = Status(StatusCode::kContextUnknown, "open the context first");
@@ -167,7 +167,7 @@ void Store::Put(const Caller& caller, const wire::Put& put, std::vector<KvView> 
   op->done = std::move(done);
   op->guard = std::move(guard);
   op->reply.segments.resize(put.hashes.size() * put.layer_count);
-  ContextState* ctx = s.Context(caller.tenant, put.context);
+  StoreContext* ctx = s.Context(caller.tenant, put.context);
   Status status;
   if (ctx == nullptr)
     status = Status(StatusCode::kContextUnknown, "open the context first");
@@ -385,7 +385,7 @@ void Store::Impl::Abort(const BlockRef& block, const std::shared_ptr<Writer>& wr
 
 void Store::Impl::Commit(const BlockRef& ref, const std::shared_ptr<Writer>& writer) {
   Block& block = *ref;
-  ContextState& ctx = *block.context;
+  StoreContext& ctx = *block.context;
   if (auto it = sessions.find(writer->session); it != sessions.end()) {
     it->second.open_puts -= std::min(it->second.open_puts, 1u);
     it->second.open_bytes -= std::min(it->second.open_bytes, writer->reserved);

@@ -12,7 +12,7 @@ constexpr double kPriceOctave = kEighths * kPriceSub;
 }
 
 void Store::Impl::Adopt(record::BlockMeta meta, Tier from) {
-  ContextState* ctx = Context(meta.key.tenant, meta.key.context);
+  StoreContext* ctx = Context(meta.key.tenant, meta.key.context);
   const bool to_bank = from == Tier::kBank;
   bool sound = ctx != nullptr && (meta.opaque || !meta.segments.empty());
   size_t cells = 0;
@@ -101,14 +101,14 @@ void Store::Recover(std::function<void(Status)> done) {
               if (s->Context(c->tenant, c->context) == nullptr && Validate(c->spec).ok() &&
                   FingerprintOf(c->spec) == c->context) {
                 s->contexts.emplace(std::pair(c->tenant, c->context),
-                                    std::make_unique<ContextState>(c->tenant, c->context, c->spec,
+                                    std::make_unique<StoreContext>(c->tenant, c->context, c->spec,
                                                                    s->options.learner));
                 s->Context(c->tenant, c->context)->learning_allowed = s->options.learner.enabled;
               }
-              if (ContextState* ctx = s->Context(c->tenant, c->context))
+              if (StoreContext* ctx = s->Context(c->tenant, c->context))
                 (tier == Tier::kBank ? ctx->row_in_bank : ctx->row_in_spill) = true;
             } else if (auto* b = std::get_if<record::BasisRow>(&row)) {
-              ContextState* ctx = s->Context(b->tenant, b->context);
+              StoreContext* ctx = s->Context(b->tenant, b->context);
               auto basis = Basis::Parse(std::as_bytes(std::span(b->object)));
               if (ctx == nullptr || !basis.ok() || (*basis)->name() != b->name ||
                   (*basis)->info().fingerprint != b->context) {
@@ -123,7 +123,7 @@ void Store::Recover(std::function<void(Status)> done) {
                 s->book.set_price(static_cast<Price>(
                     std::clamp(p->log2_price * kPriceOctave, double{kFreePrice}, double{kDearestPrice})));
             } else if (auto* l = std::get_if<record::LearnerRow>(&row)) {
-              if (ContextState* ctx = s->Context(l->tenant, l->context))
+              if (StoreContext* ctx = s->Context(l->tenant, l->context))
                 if (!ctx->learner.Restore(*l).ok())
                   LogWarn("learning state of layer {} is damaged: it starts again", l->layer);
             } else if (auto* m = std::get_if<record::BlockMeta>(&row)) {

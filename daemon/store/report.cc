@@ -48,7 +48,7 @@ uint64_t LayerValues(const wire::Report& r, const LayerShape& shape, uint32_t bl
 }
 
 // What can be said of a report without reading its values.
-Status CheckShape(const wire::Report& r, const ContextState* ctx, const Block* leaf, uint64_t payload) {
+Status CheckShape(const wire::Report& r, const StoreContext* ctx, const Block* leaf, uint64_t payload) {
   if (ctx == nullptr) return {StatusCode::kContextUnknown, "open the context first"};
   if (r.layer_count == 0 || r.layer_begin + size_t{r.layer_count} > ctx->spec.layers.size())
     return Invalid("report: layer range is empty or beyond the context's layers");
@@ -111,7 +111,7 @@ Status CheckValues(const wire::Report& r, const ContextSpec& spec, uint32_t bloc
 void Store::Report(const Caller& caller, const wire::Report& r, std::vector<std::byte> payload,
                    std::function<void(Status)> done) {
   Impl& s = *impl_;
-  ContextState* ctx = s.Context(caller.tenant, r.context);
+  StoreContext* ctx = s.Context(caller.tenant, r.context);
   BlockRef leaf = ctx == nullptr ? nullptr : s.blocks.Find({caller.tenant, r.context, r.leaf});
   if (Status shape = CheckShape(r, ctx, leaf.get(), payload.size()); !shape.ok()) {
     done(std::move(shape));
@@ -148,7 +148,7 @@ void Store::Impl::StartReports() {
     reports.pop_front();
     reports_bytes -= pending.payload.size();
     const wire::Report& r = pending.report;
-    ContextState* ctx = Context(pending.caller.tenant, r.context);
+    StoreContext* ctx = Context(pending.caller.tenant, r.context);
     auto work = std::make_unique<FoldWork>();
     work->context = ctx;
     work->report = r;

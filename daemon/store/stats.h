@@ -39,6 +39,12 @@ struct StoreStats {
   uint64_t ticks = 0, tick_ns_max = 0, tick_ns_sum = 0;
 };
 
+struct TenantUse {
+  uint64_t tenant = 0;
+  std::string name;          // empty: nobody configured it
+  uint64_t bytes = 0, quota_bytes = 0;
+};
+
 // One basis in use, for the status page and `inspect`.
 struct BasisFact {
   Fingerprint context = 0;

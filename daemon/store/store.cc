@@ -33,7 +33,7 @@ Tenant& Store::Impl::TenantOf(TenantId id) {
   return t;
 }
 
-ContextState* Store::Impl::Context(TenantId tenant, Fingerprint context) {
+StoreContext* Store::Impl::Context(TenantId tenant, Fingerprint context) {
   auto it = contexts.find({tenant, context});
   return it == contexts.end() ? nullptr : it->second.get();
 }
@@ -124,7 +124,7 @@ Result<OpenedContext> Store::OpenContext(const Caller& caller, const ContextSpec
                                          std::span<const std::byte> profile_bytes) {
   DYNA_RETURN_IF_ERROR(Validate(spec));
   const Fingerprint id = FingerprintOf(spec);
-  ContextState* ctx = impl_->Context(caller.tenant, id);
+  StoreContext* ctx = impl_->Context(caller.tenant, id);
   OpenedContext out{id, ctx == nullptr};
   if (ctx != nullptr) {
     DYNA_RETURN_IF_ERROR(CheckRopesJoin(ctx->spec, spec));
@@ -145,7 +145,7 @@ Result<OpenedContext> Store::OpenContext(const Caller& caller, const ContextSpec
     sensitivity = std::move(*made);
   }
   if (ctx == nullptr) {
-    auto fresh = std::make_unique<ContextState>(caller.tenant, id, spec, impl_->options.learner);
+    auto fresh = std::make_unique<StoreContext>(caller.tenant, id, spec, impl_->options.learner);
     uint64_t learners = MomentsBytes(spec, 1);
     for (const auto& [key, other] : impl_->contexts)
       if (key.first == caller.tenant && other->learning_allowed)
@@ -171,7 +171,7 @@ Result<OpenedContext> Store::OpenContext(const Caller& caller, const ContextSpec
 }
 
 const ContextSpec* Store::FindContext(TenantId tenant, Fingerprint context) const {
-  ContextState* ctx = impl_->Context(tenant, context);
+  StoreContext* ctx = impl_->Context(tenant, context);
   return ctx == nullptr ? nullptr : &ctx->spec;
 }
 

@@ -120,7 +120,12 @@ class Store {
   // Runs when something made housekeeping necessary; the owner arms its timer.
   void OnBusy(std::function<void()> busy);
 
+  // True while something expires by itself (leases, unfinished puts): Tick must run now and then.
+  bool NeedsClock() const;
+
   StoreStats stats() const;
+  std::vector<TenantUse> Tenants() const;
+  std::vector<record::BlockMeta> Banked(TenantId tenant, const wire::Query& query) const;
   std::vector<ContextFact> Contexts(TenantId tenant) const;  // 0: of all tenants
   std::vector<BlockFact> Inspect(TenantId tenant, const wire::Query& query) const;
   const StoreOptions& options() const;

@@ -19,7 +19,7 @@
 #include "daemon/policy/policy.h"
 #include "daemon/policy/price_book.h"
 #include "daemon/store/block_table.h"
-#include "daemon/store/context_state.h"
+#include "daemon/store/store_context.h"
 #include "daemon/store/lease_table.h"
 #include "daemon/store/store.h"
 
@@ -32,7 +32,7 @@ struct PendingReport {
   std::vector<std::byte> payload;
 };
 struct FoldWork {
-  ContextState* context = nullptr;
+  StoreContext* context = nullptr;
   wire::Report report;
   std::vector<BlockRef> chain;              // from the root
   std::vector<uint32_t> generations;
@@ -50,7 +50,7 @@ struct Store::Impl {
 
   // ---- store.cc
   Tenant& TenantOf(TenantId id);
-  ContextState* Context(TenantId tenant, Fingerprint context);
+  StoreContext* Context(TenantId tenant, Fingerprint context);
   // Work on a codec thread, then `done` here; counted, so that a drain can wait for it.
   void RunCodec(size_t bytes, std::function<void()> work, std::function<void()> done);
   void NeedTick();
@@ -61,7 +61,7 @@ struct Store::Impl {
   uint64_t Charged() const;                      // arena in use + metadata + bases
   bool Fits(uint64_t bytes) const { return Charged() + bytes <= Limit(); }
   Result<Extent> Reserve(uint64_t bytes, uint64_t serial);
-  std::vector<TilePlan> PlanPut(ContextState& ctx, TenantId tenant, const Shard& shard, int layer,
+  std::vector<TilePlan> PlanPut(StoreContext& ctx, TenantId tenant, const Shard& shard, int layer,
                                 QualityClass quality, const BlockHash& hash, BasisName* basis);
   bool Priced(const Block& block) const;         // its tiles may be demoted
   PricedSegment AsPriced(const Block& block, const Segment& segment) const;
@@ -74,19 +74,19 @@ struct Store::Impl {
   void Charge(Block& block);                     // recomputes what the budget counts beside the arena
   void Uncharge(Block& block);
   void Appraise(Block& block);                   // effective class, mean bits
-  void UseBasis(ContextState& ctx, BasisName name, int change);
+  void UseBasis(StoreContext& ctx, BasisName name, int change);
 
   // ---- put.cc
   struct PutOp;
   // The writer for this block, made if need be; null with *code set when nothing need be written.
-  std::shared_ptr<Writer> BeginBlock(const Caller& caller, ContextState& ctx, const wire::Put& put,
+  std::shared_ptr<Writer> BeginBlock(const Caller& caller, StoreContext& ctx, const wire::Put& put,
                                      size_t i, BlockRef* block, Status* status);
   void SegmentEncoded(const BlockRef& block, const std::shared_ptr<Writer>& writer);
   void Commit(const BlockRef& block, const std::shared_ptr<Writer>& writer);
   void Abort(const BlockRef& block, const std::shared_ptr<Writer>& writer);
 
   // ---- disk.cc
-  void EnsureRows(ContextState& ctx, SpillStore& store, bool bank, const Block& block);
+  void EnsureRows(StoreContext& ctx, SpillStore& store, bool bank, const Block& block);
   record::BlockMeta MetaOf(const Block& block) const;
   void WriteBlock(const BlockRef& block, SpillStore& store, bool bank,
                   std::function<void(Status)> done);
@@ -104,11 +104,11 @@ struct Store::Impl {
   void StartReports();
   bool FoldSlice(TimePoint until);
   void FoldBlock(FoldWork& work, const FoldWork::Layer& layer, size_t i);
-  void FeedTile(ContextState& ctx, const wire::Put& put, int layer, std::vector<uint32_t> count,
+  void FeedTile(StoreContext& ctx, const wire::Put& put, int layer, std::vector<uint32_t> count,
                 std::vector<float> sum, std::vector<float> scatter);
-  bool LearningBudgetLeft(const ContextState& ctx) const;
-  void StartLearning(ContextState& ctx);
-  void InstallBasis(ContextState& ctx, int layer, std::shared_ptr<const Basis> basis);
+  bool LearningBudgetLeft(const StoreContext& ctx) const;
+  void StartLearning(StoreContext& ctx);
+  void InstallBasis(StoreContext& ctx, int layer, std::shared_ptr<const Basis> basis);
 
   // ---- pressure.cc
   bool Pressure(TimePoint until);
@@ -136,7 +136,7 @@ struct Store::Impl {
   LeaseTable leases;
   PriceBook book;
   std::map<TenantId, Tenant> tenants;
-  std::map<std::pair<TenantId, Fingerprint>, std::unique_ptr<ContextState>> contexts;
+  std::map<std::pair<TenantId, Fingerprint>, std::unique_ptr<StoreContext>> contexts;
   struct Session {
     uint32_t open_puts = 0;
     uint64_t open_bytes = 0;

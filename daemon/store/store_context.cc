@@ -1,8 +1,8 @@
-#include "daemon/store/context_state.h"
+#include "daemon/store/store_context.h"
 
 namespace dyna {
 
-ContextState::ContextState(uint64_t tenant_id, Fingerprint id, ContextSpec context_spec,
+StoreContext::StoreContext(uint64_t tenant_id, Fingerprint id, ContextSpec context_spec,
                            const LearnerOptions& learner_options)
     : tenant(tenant_id), fingerprint(id), spec(std::move(context_spec)),
       learner(spec, id, learner_options), normaliser(spec), energies(spec) {
@@ -12,35 +12,35 @@ ContextState::ContextState(uint64_t tenant_id, Fingerprint id, ContextSpec conte
   }
 }
 
-Frame ContextState::frame() const { return spec.attend ? Frame::kPost : Frame::kPre; }
+Frame StoreContext::frame() const { return spec.attend ? Frame::kPost : Frame::kPre; }
 
-const Basis* ContextState::Find(BasisName name) const {
+const Basis* StoreContext::Find(BasisName name) const {
   auto it = name == 0 ? bases.end() : bases.find(name);
   return it == bases.end() ? nullptr : it->second.basis.get();
 }
 
-std::shared_ptr<const Basis> ContextState::Share(BasisName name) const {
+std::shared_ptr<const Basis> StoreContext::Share(BasisName name) const {
   auto it = name == 0 ? bases.end() : bases.find(name);
   return it == bases.end() ? nullptr : it->second.basis;
 }
 
-void ContextState::AddBasis(std::shared_ptr<const Basis> basis) {
+void StoreContext::AddBasis(std::shared_ptr<const Basis> basis) {
   const BasisName name = basis->name();
   bases.try_emplace(name).first->second.basis = std::move(basis);
 }
 
-uint64_t ContextState::basis_bytes() const {
+uint64_t StoreContext::basis_bytes() const {
   uint64_t sum = 0;
   for (const auto& [name, use] : bases) sum += use.basis->bytes().size();
   return sum;
 }
 
-BasisName ContextState::CurrentBasis(int layer) const {
+BasisName StoreContext::CurrentBasis(int layer) const {
   const auto& basis = learner.basis(layer);
   return basis ? basis->name() : 0;
 }
 
-std::shared_ptr<const LadderSet> ContextState::Ladders(const Policy& policy, int layer,
+std::shared_ptr<const LadderSet> StoreContext::Ladders(const Policy& policy, int layer,
                                                        BasisName basis, QualityClass quality) {
   auto& slot = ladders_[{layer, basis, quality}];
   if (slot) return slot;

@@ -35,8 +35,8 @@ struct BasisUse {
   bool in_spill = false, in_bank = false;   // its row is there
 };
 
-struct ContextState {
-  ContextState(uint64_t tenant_id, Fingerprint id, ContextSpec context_spec,
+struct StoreContext {
+  StoreContext(uint64_t tenant_id, Fingerprint id, ContextSpec context_spec,
                const LearnerOptions& learner_options);
 
   const uint64_t tenant;
