@@ -156,14 +156,16 @@ def sizes(path, text):
 
 
 def headers(path, text):
-    # Highway's per-target headers (-inl.h) are meant to be included once a target.
+    # Highway's per-target headers (-inl.h) are meant to be included once a target; C has no pragma.
+    if 'extern "C"' in text and "#ifndef" in text:
+        return
     if path.endswith(".h") and not path.endswith("-inl.h") and "#pragma once" not in text.splitlines():
         yield 1, "no #pragma once"
 
 
 def beginnings(path, text):
     """A file says what it is before it does anything."""
-    if is_source(path) and not text.startswith("//"):
+    if is_source(path) and not text.startswith(("//", "/*")):
         companion = path.endswith(".cc") and text.startswith("#include")
         if not companion and not path.endswith(".inc"):
             yield 1, "begins without a comment that says what it is"
