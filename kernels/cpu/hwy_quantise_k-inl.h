@@ -56,21 +56,21 @@ HWY_INLINE void StoreOffsets(VF offset, uint16_t* m, EightChannels* e) {
   Store8(hn::PromoteTo(F8(), hn::BitCast(H8(), bits)), e->offset);
 }
 
-// Sum of (y - mean)^2 of the rows that count, all channels.
+// Sum of (y - from)^2 of the rows that count, all channels.
 template <bool kAll>
-HWY_INLINE VF Deviations(const RowMask& mask, const EightChannels& e) {
-  VF a = hn::Zero(F8()), b = a;
+HWY_INLINE VF Deviations(const RowMask& mask, const EightChannels& e, const float* from) {
+  VF total = hn::Zero(F8());
   for (int c = 0; c < 8; ++c) {
-    const VF mean = Set8(e.mean[c]);
-    for (int g = 0; g < kGroups; g += 2) {
-      VF p = hn::Sub(Load8(e.value + c * kLanes + 8 * g), mean);
-      VF q = hn::Sub(Load8(e.value + c * kLanes + 8 * g + 8), mean);
-      if (!kAll) p = mask.Keep(g, p), q = mask.Keep(g + 1, q);
-      a = hn::MulAdd(p, p, a);
-      b = hn::MulAdd(q, q, b);
+    const VF center = Set8(from[c]);
+    VF sum = hn::Zero(F8());  // of one channel: short chains of additions overlap
+    for (int g = 0; g < kGroups; ++g) {
+      VF p = hn::Sub(Load8(e.value + c * kLanes + 8 * g), center);
+      if (!kAll) p = mask.Keep(g, p);
+      sum = hn::MulAdd(p, p, sum);
     }
+    total = hn::Add(total, sum);
   }
-  return hn::Add(a, b);
+  return total;
 }
 
 // ---- widths 4 and 8
@@ -208,14 +208,16 @@ HWY_INLINE QuantiseResult CoarseScales(const RowMask& mask, VF count, uint16_t* 
     // What the four codes decode to. Codes 0 and 3 always occur unless the scale is 0.
     const VF values =
         RoundF16(hn::Add(hn::Mul(Set8(e->scale[c]), hn::Load(F8(), digits)), Set8(e->offset[c])));
+    VF sum = zero;
     if (e->scale[c] == 0) std::memset(code + c * kLanes, 0, sizeof(uint32_t) * kLanes);
     for (int g = 0; g < kGroups; ++g) {
       const VU k = hn::Load(du, code + c * kLanes + 8 * g);
       VF miss = hn::Sub(Load8(e->value + c * kLanes + 8 * g),
                         hn::TableLookupLanes(values, hn::IndicesFromVec(F8(), k)));
       if (!kAll) miss = mask.Keep(g, miss);
-      *error = hn::MulAdd(miss, miss, *error);
+      sum = hn::MulAdd(miss, miss, sum);
     }
+    *error = hn::Add(*error, sum);
   }
   return QuantiseResult::kOk;
 }
@@ -257,14 +259,8 @@ QuantiseResult QuantiseRuns(const float* y, int channels, int run, const RowMask
     if (!Measure<kAll>(y + c0 * kLanes, mask, count, &e)) return QuantiseResult::kNotF16;
     if constexpr (kWidth == 0) {
       StoreOffsets(hn::Load(F8(), e.mean), m + c0, &e);
-      energy = hn::Add(energy, Deviations<kAll>(mask, e));
-      for (int c = 0; c < 8; ++c) {
-        for (int g = 0; g < kGroups; ++g) {
-          VF miss = hn::Sub(Load8(e.value + c * kLanes + 8 * g), Set8(e.offset[c]));
-          if (!kAll) miss = mask.Keep(g, miss);
-          error = hn::MulAdd(miss, miss, error);
-        }
-      }
+      energy = hn::Add(energy, Deviations<kAll>(mask, e, e.mean));
+      error = hn::Add(error, Deviations<kAll>(mask, e, e.offset));
       continue;
     }
     HWY_ALIGN uint32_t code[kWidth == 2 ? 8 * kLanes : 1];

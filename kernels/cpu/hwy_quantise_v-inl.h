@@ -153,16 +153,18 @@ HWY_INLINE void CodeGroup(const EightRows& value, int d, VF energy, VF largest, 
     VU words[kBits];
     for (int w = 0; w < kBits; ++w) {
       words[w] = hn::Zero(du);
+      VF of_word = zero;  // short chains of additions overlap
       for (int k = 0; k < kWordChannels; ++k) {
         const int c = cell * 16 + w * kWordChannels + k;
         const VF z = Load8(value + 8 * c);
         const VI code = SignedCode<kBits>(z, steps);
         const VF u = hn::Add(hn::ConvertTo(F8(), code), half);
         Store8(hn::Mul(z, u), product + 8 * c);
-        squares = hn::MulAdd(u, u, squares);
+        of_word = hn::MulAdd(u, u, of_word);
         const VU stored = hn::BitCast(du, hn::Add(code, hn::Set(di, 1 << (kBits - 1))));
         words[w] = hn::Or(words[w], hn::ShiftLeftSame(stored, kBits * k));
       }
+      squares = hn::Add(squares, of_word);
       words[w] = hn::And(words[w], keep);
     }
     StoreCell<kBits>(words, codes + cell * 16 * kBits);
