@@ -1,4 +1,4 @@
-// What every kind of channel must do, over AF_UNIX and TCP.
+// What every kind of channel must do, over AF_UNIX, TCP and UCX.
 #include "client/transport/channel.h"
 
 #include <fcntl.h>
@@ -10,6 +10,7 @@
 #include "client/transport/socket_channel.h"
 #include "client/transport/socket_connector.h"
 #include "client/transport/socket_listener.h"
+#include "client/transport/ucx_transport.h"
 
 namespace dyna {
 namespace {
@@ -37,6 +38,7 @@ class ChannelTest : public testing::TestWithParam<Kind> {
   void Open(const ChannelOptions& options) {
     left_.reset();
     right_.reset();
+    if (GetParam() == Kind::kUcx) return OpenUcx(options);
     int fds[2] = {-1, -1};
     if (GetParam() == Kind::kUnix) {
       ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds), 0);
@@ -55,6 +57,18 @@ class ChannelTest : public testing::TestWithParam<Kind> {
     left_->SetToken(token_);
     right_->SetToken(token_);
   }
+  void OpenUcx(const ChannelOptions& options) {
+    left_ucx_.reset();
+    right_ucx_.reset();
+    auto left = UcxTransport::Create(left_loop_, {});
+    if (left.status().code() == StatusCode::kUnsupported)
+      GTEST_SKIP() << left.status().ToString();
+    ASSERT_TRUE(left.ok()) << left.status().ToString();
+    left_ucx_ = std::move(*left);
+    right_ucx_ = std::move(*UcxTransport::Create(right_loop_, {}));
+    left_ = *left_ucx_->Connect(right_ucx_->address(), token_, options, &left_sink_);
+    right_ = *right_ucx_->Connect(left_ucx_->address(), token_, options, &right_sink_);
+  }
   bool Run(const std::function<bool()>& ready) {
     return RunUntil({&left_loop_, &right_loop_}, ready);
   }
@@ -62,6 +76,7 @@ class ChannelTest : public testing::TestWithParam<Kind> {
   asio::io_context left_loop_, right_loop_;
   SessionToken token_{};
   RecordingSink left_sink_, right_sink_;
+  std::unique_ptr<UcxTransport> left_ucx_, right_ucx_;
   std::shared_ptr<Channel> left_, right_;
 };
 
@@ -281,7 +296,7 @@ TEST_P(ChannelTest, TheOtherEndGoingAwayIsTold) {
   EXPECT_EQ(left_sink_.close_reason.code(), StatusCode::kCancelled);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, ChannelTest, testing::Values(Kind::kUnix, Kind::kTcp),
+INSTANTIATE_TEST_SUITE_P(All, ChannelTest, testing::Values(Kind::kUnix, Kind::kTcp, Kind::kUcx),
                          [](const auto& param) {
                            return param.param == Kind::kUnix  ? "Unix"
                                   : param.param == Kind::kTcp ? "Tcp"

@@ -26,7 +26,7 @@ struct UcxOptions {
   std::string net_devices = "lo";      // else UCX listens on every interface
   std::chrono::microseconds busy_poll{0};        // spin this long before sleeping
   std::chrono::milliseconds safety_tick{250};    // while channels exist
-  std::chrono::milliseconds keepalive{1000};
+  std::chrono::milliseconds keepalive{0};        // UCX's own; 0: off, the socket tells of death
   uint32_t max_channels = 1024;
 };
 
