@@ -23,7 +23,9 @@ constexpr double kPairErrorPerBit = (.0030 - .0004) / 2;
 class CellMaker {
  public:
   CellMaker(const LayerModel& layer, int head)
-      : layer_(layer), head_(head), cell_(CellBytes(layer, head)),
+      : layer_(layer),
+        head_(head),
+        cell_(CellBytes(layer, head)),
         has_basis_(layer.basis && layer.basis->Covers(head) && layer.basis->seen(head)),
         bytes_per_bit_(double{kBlockTokens} * layer.shape->head_dim / 8) {}
 
@@ -83,8 +85,8 @@ class CellMaker {
     for (int bits : {8, 4, 2, 1, 0}) {
       if (bits < floor) break;
       const uint8_t v = kind::VBits(bits);
-      rungs.push_back({0, v, cell_.v_bytes[v], VError(bits) * (bits ? 1 : kMeanCharge), 0,
-                       bits >= 2});
+      rungs.push_back(
+          {0, v, cell_.v_bytes[v], VError(bits) * (bits ? 1 : kMeanCharge), 0, bits >= 2});
     }
     return Ladder(UnitKind::kV, rungs);
   }
@@ -104,8 +106,7 @@ class CellMaker {
 
 CellLadder CompressingCell(const LayerModel& layer, int head, QualityClass quality) {
   if (quality == QualityClass::kExact) return OneRung(layer, head, kind::kRaw, kind::kRaw);
-  if (quality == QualityClass::kHigh)
-    return OneRung(layer, head, kind::kPlain8, kind::VBits(8));
+  if (quality == QualityClass::kHigh) return OneRung(layer, head, kind::kPlain8, kind::VBits(8));
   CellMaker maker(layer, head);
   // `small` reaches means only with omega; without it the price may not choose between cells.
   return layer.omega.log2_k.empty() ? maker.Pairs() : maker.WithOmega(quality);

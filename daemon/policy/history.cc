@@ -13,7 +13,7 @@ namespace {
 
 constexpr int kGroups = 8;  // of a block
 constexpr int kGroupTokens = kBlockTokens / kGroups;
-constexpr int kOne = 128;   // the byte of r = 1; byte b means 2^((b - 128) / 8)
+constexpr int kOne = 128;  // the byte of r = 1; byte b means 2^((b - 128) / 8)
 constexpr size_t kHeaderBytes = 16;
 constexpr uint8_t kVersion = 1;
 constexpr uint32_t kMaxClock = 1u << 31;
@@ -22,8 +22,7 @@ float ValueOf(uint8_t byte) {
   static const std::array<float, 256> kValues = [] {
     std::array<float, 256> values;
     for (int b = 0; b < 256; ++b)
-      values[static_cast<size_t>(b)] =
-          static_cast<float>(std::exp2((b - kOne) / double{kEighths}));
+      values[static_cast<size_t>(b)] = static_cast<float>(std::exp2((b - kOne) / double{kEighths}));
     return values;
   }();
   return kValues[byte];
@@ -55,12 +54,16 @@ float MeanCovered(const float* x, int n) {
 }  // namespace
 
 BlockHistory::BlockHistory(const Shard& shard, HistoryGrain grain, uint64_t seed)
-    : shard_(shard), grain_(grain), seed_(seed), clocks_(layers()),
+    : shard_(shard),
+      grain_(grain),
+      seed_(seed),
+      clocks_(layers()),
       values_(layers() * heads() * static_cast<size_t>(grain), kOne) {}
 
 size_t BlockHistory::offset(int layer, int head) const {
   return (static_cast<size_t>(layer - shard_.layer_begin) * heads() +
-          static_cast<size_t>(head - shard_.head_begin)) * static_cast<size_t>(grain_);
+          static_cast<size_t>(head - shard_.head_begin)) *
+         static_cast<size_t>(grain_);
 }
 
 Status BlockHistory::Fold(const BlockReport& report, const HistoryOptions& options) {
@@ -73,7 +76,8 @@ Status BlockHistory::Fold(const BlockReport& report, const HistoryOptions& optio
     if (std::isinf(report.x[i]) || report.x[i] < 0)
       return Invalid("report.x of head " +
                      std::to_string(report.head_begin + static_cast<int>(i) / kBlockTokens) +
-                     ", token " + std::to_string(i % kBlockTokens) + " is not a share of attention");
+                     ", token " + std::to_string(i % kBlockTokens) +
+                     " is not a share of attention");
   }
 
   record::LayerClock& clock = clocks_[static_cast<size_t>(report.layer - shard_.layer_begin)];
@@ -91,8 +95,8 @@ Status BlockHistory::Fold(const BlockReport& report, const HistoryOptions& optio
   for (int head = begin; head < end; ++head) {
     const float* x = report.x.data() + static_cast<size_t>(head - report.head_begin) * kBlockTokens;
     uint8_t* value = values_.data() + offset(report.layer, head);
-    const uint64_t salt = MixHash(seed_, (static_cast<uint64_t>(report.layer) << 32) |
-                                             (static_cast<uint64_t>(head) << 8));
+    const uint64_t salt = MixHash(
+        seed_, (static_cast<uint64_t>(report.layer) << 32) | (static_cast<uint64_t>(head) << 8));
     for (int i = 0; i < grain; ++i) {
       const float seen = MeanCovered(x + i * per_value, per_value);
       if (std::isnan(seen)) continue;
@@ -165,8 +169,8 @@ Result<BlockHistory> BlockHistory::Parse(std::span<const std::byte> bytes, uint6
       shard.head_begin >= shard.head_end || shard.head_end > kMaxKvHeads)
     return Invalid("history.shard is empty or out of bounds");
   const size_t layers = shard.layer_end - size_t{shard.layer_begin};
-  const size_t values = layers * (shard.head_end - size_t{shard.head_begin}) *
-                        static_cast<size_t>(grain);
+  const size_t values =
+      layers * (shard.head_end - size_t{shard.head_begin}) * static_cast<size_t>(grain);
   const size_t expected = kHeaderBytes + layers * 8 + values;
   if (total != bytes.size() || total != expected)
     return Invalid("history.bytes: " + std::to_string(bytes.size()) + " instead of " +

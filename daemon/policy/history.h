@@ -23,10 +23,10 @@ namespace dyna {
 
 // The tokens of one block as one report saw them: x[head][64], relative attention (policy 1).
 struct BlockReport {
-  int layer = 0;                // absolute
+  int layer = 0;  // absolute
   int head_begin = 0, heads = 0;
-  std::span<const float> x;     // [heads][64]; tokens beyond the window carry NaN: not covered
-  uint32_t advance = 0;         // dt: tokens since this request's last report
+  std::span<const float> x;  // [heads][64]; tokens beyond the window carry NaN: not covered
+  uint32_t advance = 0;      // dt: tokens since this request's last report
 };
 
 class BlockHistory {

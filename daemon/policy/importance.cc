@@ -8,9 +8,9 @@
 namespace dyna {
 namespace {
 
-constexpr double kLeastZ = 0x1p-20;      // nobody attended to anything that is held
+constexpr double kLeastZ = 0x1p-20;  // nobody attended to anything that is held
 constexpr float kMaxTokens = 1e9f;
-constexpr uint32_t kMeanTiles = 256;     // the energy means forget beyond this many
+constexpr uint32_t kMeanTiles = 256;  // the energy means forget beyond this many
 constexpr int kEnergyReach = 6 * kEighths;
 
 template <typename Cell>
@@ -78,8 +78,7 @@ double TileWeight(std::span<const float, 8> r, double z, std::span<const float> 
 
 EnergyMeans::EnergyMeans(const ContextSpec& spec) : cells_(CellsOf<Means>(spec)) {}
 
-void EnergyMeans::Fold(int layer, int head, double k_energy, double v_energy,
-                       record::Cell* cell) {
+void EnergyMeans::Fold(int layer, int head, double k_energy, double v_energy, record::Cell* cell) {
   Means& means = cells_[static_cast<size_t>(layer)][static_cast<size_t>(head)];
   means.tiles = std::min(means.tiles + 1, kMeanTiles);
   cell->log2_energy_k = RelativeEnergy(k_energy, &means.k, means.tiles);

@@ -35,9 +35,9 @@ Ladder::Ladder(UnitKind unit, std::span<const Candidate> candidates) : unit_(uni
   std::vector<Candidate> hull;
   for (const Candidate& c : sorted) {
     if (!hull.empty() && SlopeBytes(c) >= SlopeBytes(hull.back())) continue;
-    while (hull.size() > 1 && (c.cost <= hull.back().cost ||
-                               SlopeOf(hull[hull.size() - 2], hull.back()) >=
-                                   SlopeOf(hull.back(), c)))
+    while (hull.size() > 1 &&
+           (c.cost <= hull.back().cost ||
+            SlopeOf(hull[hull.size() - 2], hull.back()) >= SlopeOf(hull.back(), c)))
       hull.pop_back();
     hull.push_back(c);
   }
@@ -45,8 +45,8 @@ Ladder::Ladder(UnitKind unit, std::span<const Candidate> candidates) : unit_(uni
   for (size_t i = 0; i < hull.size(); ++i) {
     rungs_[i] = {hull[i].k_kind, hull[i].v_kind, INT16_MAX, hull[i].bytes};
     if (i + 1 < hull.size())
-      rungs_[i].log2_slope = Log2Slope(hull[i + 1].cost - hull[i].cost,
-                                       SlopeBytes(hull[i]) - SlopeBytes(hull[i + 1]));
+      rungs_[i].log2_slope =
+          Log2Slope(hull[i + 1].cost - hull[i].cost, SlopeBytes(hull[i]) - SlopeBytes(hull[i + 1]));
     if (hull[i].unobserved_ok && unobserved_floor_ + 1u >= i)
       unobserved_floor_ = static_cast<uint8_t>(i);
   }
@@ -68,12 +68,18 @@ double PlainError(int bits) { return bits >= 16 ? 0 : WidthError(bits); }
 // Of Gaussian rows with the quantiser's unbiased gains (formats 2), simulated at d = 64 and 128.
 double VError(int bits) {
   switch (bits) {
-    case 0: return 1;
-    case 1: return .58;
-    case 2: return .133;
-    case 4: return .0095;
-    case 8: return 4e-5;
-    default: return 0;  // raw
+    case 0:
+      return 1;
+    case 1:
+      return .58;
+    case 2:
+      return .133;
+    case 4:
+      return .0095;
+    case 8:
+      return 4e-5;
+    default:
+      return 0;  // raw
   }
 }
 
@@ -88,8 +94,8 @@ CellLadder CellBytes(const LayerModel& layer, int head) {
         KTileBytes(kind, d, layer.dtype, covered ? layer.basis.get() : nullptr, head).value_or(0));
   }
   for (int v = 0; v < 32; ++v)
-    cell.v_bytes[static_cast<size_t>(v)] = static_cast<uint32_t>(
-        VTileBytes(static_cast<uint8_t>(v), d, layer.dtype).value_or(0));
+    cell.v_bytes[static_cast<size_t>(v)] =
+        static_cast<uint32_t>(VTileBytes(static_cast<uint8_t>(v), d, layer.dtype).value_or(0));
   return cell;
 }
 

@@ -26,8 +26,8 @@ enum class UnitKind : uint8_t { kPair, kK, kV };
 struct Candidate {
   uint8_t k_kind = 0, v_kind = 0;
   uint32_t bytes = 0;
-  double cost = 0;       // relative error, a mean already charged 4 x
-  double slope_bytes = 0;  // what the slope divides by; 0: bytes
+  double cost = 0;            // relative error, a mean already charged 4 x
+  double slope_bytes = 0;     // what the slope divides by; 0: bytes
   bool unobserved_ok = true;  // a tile that no report covered may take it
 };
 
@@ -58,7 +58,7 @@ class Ladder {
 // One (layer, kv head).
 struct CellLadder {
   std::array<uint32_t, 32> k_bytes{}, v_bytes{};  // of every kind; 0 where it does not exist here
-  Ladder k;        // the pair's when `pair`
+  Ladder k;                                       // the pair's when `pair`
   Ladder v;
   bool pair = true;
   int16_t log2_omega_k = 0, log2_omega_v = 0;  // eighths, with the context's weight
@@ -79,7 +79,7 @@ struct LayerModel {
   bool masks = false;
   std::shared_ptr<const Basis> basis;  // null: none yet
   LayerOmega omega;
-  int16_t log2_weight = 0;             // of the context (config), eighths
+  int16_t log2_weight = 0;  // of the context (config), eighths
 };
 
 // The ladders of one layer, for one basis and one class.
@@ -99,7 +99,7 @@ class LadderSet {
 // Relative errors by kind (formats 2): of V with b bits, of a plain K with b bits.
 double VError(int bits);
 double PlainError(int bits);
-inline constexpr double kMeanCharge = 4;    // errors that all tokens of a tile share add up
+inline constexpr double kMeanCharge = 4;  // errors that all tokens of a tile share add up
 inline constexpr double kMaskCharge = 16;
 
 // Fills the byte tables of a head; the ladders are the policy's.

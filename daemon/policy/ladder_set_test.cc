@@ -35,9 +35,11 @@ void ExpectConvex(const Ladder& ladder) {
 }
 
 TEST_F(LadderSetTest, HullDropsWhatIsAboveIt) {
-  const std::vector<Candidate> candidates = {
-      {1, 0, 100, 0}, {2, 0, 80, .5} /* above the line from 1 to 3 */, {3, 0, 60, .4},
-      {4, 0, 50, .4} /* dominates 3 */, {5, 0, 10, 4}};
+  const std::vector<Candidate> candidates = {{1, 0, 100, 0},
+                                             {2, 0, 80, .5} /* above the line from 1 to 3 */,
+                                             {3, 0, 60, .4},
+                                             {4, 0, 50, .4} /* dominates 3 */,
+                                             {5, 0, 10, 4}};
   const Ladder ladder(UnitKind::kK, candidates);
   ASSERT_EQ(ladder.rungs().size(), 3u);
   EXPECT_EQ(ladder.rungs()[1].k_kind, 4);

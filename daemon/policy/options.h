@@ -46,11 +46,11 @@ struct LearnerOptions {
   uint32_t min_tokens = 2048;        // unpinned, before a layer's first basis
   uint32_t keys_only_tokens = 4096;  // without any query: a basis of keys alone
   uint32_t queries_per_dim = 4;
-  uint32_t sample_every = 64;        // after the first basis one block in this many
-  uint32_t window_tokens = 8192;     // of the second accumulator
-  double min_gain = 0.10;            // a new basis must promise this much less error
+  uint32_t sample_every = 64;     // after the first basis one block in this many
+  uint32_t window_tokens = 8192;  // of the second accumulator
+  double min_gain = 0.10;         // a new basis must promise this much less error
   uint32_t bases_per_layer = 4;
-  double codec_share = 0.02;         // of codec time, after the first basis; the caller's to keep
+  double codec_share = 0.02;  // of codec time, after the first basis; the caller's to keep
   uint64_t tenant_bytes = 256ull << 20;  // of accumulators; the caller's to keep (MomentsBytes)
 };
 

@@ -22,8 +22,8 @@ namespace dyna {
 // A chain from the root as a policy that drops tokens sees it; r as in policy.md 3.
 struct ChainView {
   const ContextSpec* spec = nullptr;
-  uint32_t tokens = 0;                           // a multiple of 64
-  uint32_t pinned = 4;                           // first tokens, kept whatever is answered
+  uint32_t tokens = 0;                             // a multiple of 64
+  uint32_t pinned = 4;                             // first tokens, kept whatever is answered
   std::vector<std::span<const float>> importance;  // [layer]: [kv_heads][tokens], or empty
 };
 // [layer]: [kv_heads][tokens / 64] masks; bit t is token t of the block.

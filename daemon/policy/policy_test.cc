@@ -25,8 +25,8 @@ TEST(Policies, Conform) {
     auto policy = MakePolicy(options);
     ASSERT_TRUE(policy.ok()) << policy.status().ToString();
     EXPECT_EQ((*policy)->name(), name);
-    for (QualityClass quality : {QualityClass::kSmall, QualityClass::kBalanced,
-                                 QualityClass::kHigh, QualityClass::kExact}) {
+    for (QualityClass quality : {QualityClass::kSmall, QualityClass::kBalanced, QualityClass::kHigh,
+                                 QualityClass::kExact}) {
       for (bool with_basis : {false, true}) {
         for (bool with_omega : {false, true}) {
           LayerModel model;

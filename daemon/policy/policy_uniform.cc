@@ -14,8 +14,7 @@ class Uniform final : public Policy {
   Result<CellLadder> MakeCell(const LayerModel& layer, int head,
                               QualityClass quality) const override {
     if (quality == QualityClass::kExact) return OneRung(layer, head, kind::kRaw, kind::kRaw);
-    if (quality == QualityClass::kHigh)
-      return OneRung(layer, head, kind::kPlain8, kind::VBits(8));
+    if (quality == QualityClass::kHigh) return OneRung(layer, head, kind::kPlain8, kind::VBits(8));
     return OneRung(layer, head, KKind(layer, head), kind::VBits(v_bits_));
   }
 

@@ -23,8 +23,7 @@ void Decide(const PricedSegment& segment, Price price, bool fresh, const PriceOp
     int rung = start < 0 ? 0 : start;
     while (rung < unit.floor && ThresholdOf(unit, rung, fresh ? 0 : options.resident_bonus) < price)
       ++rung;
-    const UnitKinds kinds =
-        rung == start ? KindsAt(unit, -1) : KindsAt(unit, rung);
+    const UnitKinds kinds = rung == start ? KindsAt(unit, -1) : KindsAt(unit, rung);
     if (of_k) plan[i].k_kind = kinds.k_kind;
     if (of_v) plan[i].v_kind = kinds.v_kind;
   });

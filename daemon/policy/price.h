@@ -21,9 +21,9 @@ namespace dyna {
 // log2 of cost per byte in 1/512 octaves. 0: the price at which an average tile of an average
 // context leaves 4 bits of K for 2.
 using Price = int32_t;
-inline constexpr int kPriceSub = 64;                   // parts of an eighth
-inline constexpr int kPriceReach = 40 * kEighths;      // thresholds lie within +-40 octaves
-inline constexpr Price kFreePrice = -kPriceReach * kPriceSub;    // nothing is demoted
+inline constexpr int kPriceSub = 64;                           // parts of an eighth
+inline constexpr int kPriceReach = 40 * kEighths;              // thresholds lie within +-40 octaves
+inline constexpr Price kFreePrice = -kPriceReach * kPriceSub;  // nothing is demoted
 inline constexpr Price kDearestPrice = kPriceReach * kPriceSub;  // everything is at its floor
 constexpr double Log2Price(Price price) { return price / double{kEighths * kPriceSub}; }
 

@@ -51,9 +51,8 @@ bool PriceBook::Solve(int64_t budget) {
   for (auto& [id, tenant] : tenants_) {
     if (tenant.quota == 0) continue;
     const int64_t left = tenant.bytes - tenant.steps.Below(tenant.own);
-    tenant.own = left > tenant.quota
-                     ? tenant.steps.Reach(tenant.bytes - target(tenant.quota))
-                     : Fall(tenant.own, left, tenant.quota);
+    tenant.own = left > tenant.quota ? tenant.steps.Reach(tenant.bytes - target(tenant.quota))
+                                     : Fall(tenant.own, left, tenant.quota);
   }
   const int64_t left = projected();
   if (left <= budget) {

@@ -39,7 +39,7 @@ class PriceBook {
 
   int64_t bytes() const { return bytes_; }  // of all tiles, as they are
   int64_t bytes(uint64_t tenant) const;
-  int64_t projected() const;                // after every step below today's prices
+  int64_t projected() const;  // after every step below today's prices
   int64_t floor_bytes() const { return bytes_ - all_.all(); }
   const PriceOptions& options() const { return options_; }
 

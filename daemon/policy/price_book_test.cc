@@ -119,8 +119,8 @@ TEST(PriceBook, NeverAboveBudgetForAnyStatistics) {
     }
     ASSERT_EQ(book.bytes(), pool.Bytes());
     for (int step = 0; step < 5; ++step) {
-      const int64_t budget = static_cast<int64_t>(
-          static_cast<double>(pool.Bytes()) * std::uniform_real_distribution<>(.3, 1.05)(dice));
+      const int64_t budget = static_cast<int64_t>(static_cast<double>(pool.Bytes()) *
+                                                  std::uniform_real_distribution<>(.3, 1.05)(dice));
       const bool fits = book.Solve(budget);
       const int64_t promised = book.projected();
       pool.Demote(&book);
@@ -162,8 +162,8 @@ double CostOf(const PricedUnit& unit, int rung) {
   double cost = 0;
   for (int r = 0; r < rung; ++r) {
     const double bytes = static_cast<double>(KindsAt(unit, r).bytes - KindsAt(unit, r + 1).bytes);
-    cost += bytes * FromLog2Byte(unit.weight +
-                                 unit.ladder->rungs()[static_cast<size_t>(r)].log2_slope);
+    cost +=
+        bytes * FromLog2Byte(unit.weight + unit.ladder->rungs()[static_cast<size_t>(r)].log2_slope);
   }
   return cost;
 }
@@ -182,8 +182,8 @@ TEST(PriceBook, WithinOneStepOfBruteForce) {
       ForEachUnit(pool.Priced(item), [&](const PricedUnit& u, size_t) { units.push_back(u); });
 
     const int64_t floor = book.floor_bytes();
-    const int64_t budget = floor + static_cast<int64_t>(
-        dice() % static_cast<uint64_t>(book.bytes() - floor + 1));
+    const int64_t budget =
+        floor + static_cast<int64_t>(dice() % static_cast<uint64_t>(book.bytes() - floor + 1));
     double best = 1e300, step = 0;
     std::vector<int> rungs(units.size(), 0);
     for (;;) {  // every combination

@@ -3,12 +3,8 @@
 namespace dyna {
 namespace {
 
-size_t PageOf(Price threshold) {
-  return static_cast<size_t>((threshold - kFreePrice) / kPriceSub);
-}
-size_t SlotOf(Price threshold) {
-  return static_cast<size_t>((threshold - kFreePrice) % kPriceSub);
-}
+size_t PageOf(Price threshold) { return static_cast<size_t>((threshold - kFreePrice) / kPriceSub); }
+size_t SlotOf(Price threshold) { return static_cast<size_t>((threshold - kFreePrice) % kPriceSub); }
 
 }  // namespace
 

@@ -74,8 +74,7 @@ void ForEachUnit(const PricedSegment& segment, Visit&& visit) {
     unit.ladder = &cell.v;
     unit.dither = static_cast<int>((hash >> 32) & (kPriceSub - 1));
     unit.floor = cell.v.floor(segment.observed);
-    unit.weight =
-        segment.log2_h + cell.log2_omega_v + today.log2_w_v + today.log2_energy_v;
+    unit.weight = segment.log2_h + cell.log2_omega_v + today.log2_w_v + today.log2_energy_v;
     visit(unit, i);
   }
 }

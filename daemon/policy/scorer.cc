@@ -8,8 +8,8 @@
 namespace dyna {
 
 std::span<const Scorer* const> Scorers() {
-  static const std::array<const Scorer*, 4> kTable = {
-      KeysOnlyScorer(), QueryWindowScorer(), ColumnMassScorer(), TileMassScorer()};
+  static const std::array<const Scorer*, 4> kTable = {KeysOnlyScorer(), QueryWindowScorer(),
+                                                      ColumnMassScorer(), TileMassScorer()};
   return kTable;
 }
 

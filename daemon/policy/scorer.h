@@ -16,10 +16,10 @@ namespace dyna {
 
 // One layer of a report.
 struct AttentionReport {
-  int layer = 0;              // for messages
+  int layer = 0;  // for messages
   int kv_heads = 0;
-  uint32_t tokens = 0;        // of the chain, from the root; blocks are 64 of them
-  uint32_t queries = 0;       // that were summed (column and tile mass)
+  uint32_t tokens = 0;   // of the chain, from the root; blocks are 64 of them
+  uint32_t queries = 0;  // that were summed (column and tile mass)
   // query_window: x as ScoreJob.relative gives it, [kv_heads][tokens].
   // column_mass:  attention of each token summed over the queries, [kv_heads][tokens].
   // tile_mass:    [kv_heads][blocks][3]: max logit, sum of exponentials over max, log-sum-exp.

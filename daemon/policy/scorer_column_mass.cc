@@ -13,8 +13,8 @@
 namespace dyna {
 namespace {
 
-constexpr double kMostSinks = 0.999;     // of all attention; what is left is rounding
-constexpr double kMaxMass = 1024;        // of one query: a group's heads, summed
+constexpr double kMostSinks = 0.999;  // of all attention; what is left is rounding
+constexpr double kMaxMass = 1024;     // of one query: a group's heads, summed
 constexpr float kMaxLogit = 1e5f;
 
 float Relative(double share, double sinks, uint32_t tokens) {
@@ -71,9 +71,9 @@ class TileMass final : public Scorer {
       const float* v = report.values.data() + head * tiles * 3;
       const double first = tiles ? Share(v) : 0;
       for (size_t tile = 0; tile < tiles; ++tile) {
-        const float value = tile == 0 ? std::numeric_limits<float>::quiet_NaN()
-                                      : Relative(Share(v + tile * 3) / kBlockTokens, first,
-                                                 report.tokens);
+        const float value =
+            tile == 0 ? std::numeric_limits<float>::quiet_NaN()
+                      : Relative(Share(v + tile * 3) / kBlockTokens, first, report.tokens);
         std::fill_n(x.begin() + static_cast<std::ptrdiff_t>((head * tiles + tile) * kBlockTokens),
                     kBlockTokens, value);
       }

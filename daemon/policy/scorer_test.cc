@@ -50,7 +50,7 @@ TEST(Scorers, Conform) {
 TEST(ColumnMass, TakesTheSinksOut) {
   constexpr uint32_t kTokens = 64;
   std::vector<float> mass(kTokens, 0.f), x(kTokens);
-  mass[0] = 8 * .9f;                                     // 8 queries, 90 % on the sink
+  mass[0] = 8 * .9f;  // 8 queries, 90 % on the sink
   for (uint32_t t = 4; t < kTokens; ++t) mass[t] = 8 * .1f / 60;
   const Scorer* scorer = *FindScorer("column_mass");
   ASSERT_TRUE(scorer->Score({0, 1, kTokens, 8, mass}, x).ok());
@@ -71,8 +71,7 @@ TEST(ColumnMass, DoesNotDependOnLength) {
 TEST(TileMass, LaysATilesShareOverItsTokens) {
   // Three tiles: 50 % (with the sinks), 40 %, 10 %.
   const float lse = 3;
-  const std::vector<float> mass = {lse, .5f, lse, lse - 1, .4f * std::exp(1.f), lse,
-                                   lse, .1f, lse};
+  const std::vector<float> mass = {lse, .5f, lse, lse - 1, .4f * std::exp(1.f), lse, lse, .1f, lse};
   std::vector<float> x(3 * 64);
   ASSERT_TRUE((*FindScorer("tile_mass"))->Score({0, 1, 192, 1, mass}, x).ok());
   EXPECT_TRUE(std::isnan(x[5]));

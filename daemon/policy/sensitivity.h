@@ -17,7 +17,7 @@ namespace dyna {
 
 // What a profile says of one (layer, kv head).
 struct CellSensitivity {
-  float omega_k = 0, omega_v = 0;    // nats of KL per unit of predicted error; > 0
+  float omega_k = 0, omega_v = 0;        // nats of KL per unit of predicted error; > 0
   float k_error_l4 = 0, k_error_l2 = 0;  // K's relative error at L4 and L2 of the profile's basis
 };
 

@@ -7,7 +7,9 @@ namespace {
 
 // theta lies between `-kHalf` (keeps all) and `kHalf` (keeps the pinned ones).
 constexpr int kHalf = 32 * kEighths;
-size_t Bin(int eighths) { return static_cast<size_t>(std::clamp(eighths, -kHalf, kHalf - 1) + kHalf); }
+size_t Bin(int eighths) {
+  return static_cast<size_t>(std::clamp(eighths, -kHalf, kHalf - 1) + kHalf);
+}
 
 }  // namespace
 

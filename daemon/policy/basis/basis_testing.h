@@ -18,7 +18,9 @@ struct Source {
 
   // Random mixture whose singular values fall by `decay` a channel.
   Source(int head_dim, double decay, double mean_size, std::mt19937_64& dice)
-      : d(head_dim), mean(static_cast<size_t>(head_dim)), l(static_cast<size_t>(head_dim * head_dim)) {
+      : d(head_dim),
+        mean(static_cast<size_t>(head_dim)),
+        l(static_cast<size_t>(head_dim * head_dim)) {
     std::normal_distribution<double> normal;
     for (double& m : mean) m = mean_size * normal(dice);
     for (int i = 0; i < d; ++i)
@@ -31,7 +33,8 @@ struct Source {
     for (double& v : g) v = normal(dice);
     for (int i = 0; i < d; ++i) {
       double sum = mean[static_cast<size_t>(i)];
-      for (int j = 0; j < d; ++j) sum += l[static_cast<size_t>(i * d + j)] * g[static_cast<size_t>(j)];
+      for (int j = 0; j < d; ++j)
+        sum += l[static_cast<size_t>(i * d + j)] * g[static_cast<size_t>(j)];
       x[i] = static_cast<float>(sum);
     }
   }

@@ -15,8 +15,8 @@ namespace {
 using Matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 using Solver = Eigen::SelfAdjointEigenSolver<Matrix>;
 
-constexpr double kRidge = 0.01;        // of M's mean diagonal (formats 1)
-constexpr double kLargestHalf = 6e4;   // f16 ends at 65,504
+constexpr double kRidge = 0.01;       // of M's mean diagonal (formats 1)
+constexpr double kLargestHalf = 6e4;  // f16 ends at 65,504
 // RMS of a row of B A - 1 after rounding; Basis::Parse refuses a pair far beyond it.
 constexpr double kMostRounding = 0.06;
 constexpr double kL2 = 2;
@@ -30,8 +30,8 @@ Matrix FromTriangle(const std::vector<float>& triangle, int d, double scale) {
 }
 
 void Average(Matrix* m, const Rope& rope, uint32_t reach) {
-  AverageOverDistances({m->data(), static_cast<size_t>(m->size())},
-                       static_cast<int>(m->rows()), rope, reach);
+  AverageOverDistances({m->data(), static_cast<size_t>(m->size())}, static_cast<int>(m->rows()),
+                       rope, reach);
 }
 
 // What one head asks of a basis: C, and M with its ridge, both averaged as the frame demands and
@@ -42,9 +42,7 @@ struct HeadProblem {
 };
 
 // Fewer queries than channels say more of themselves than of M.
-bool HasQueries(const CellMoments& cell, int d) {
-  return cell.queries >= static_cast<uint32_t>(d);
-}
+bool HasQueries(const CellMoments& cell, int d) { return cell.queries >= static_cast<uint32_t>(d); }
 
 std::optional<HeadProblem> ProblemOf(const LayerMoments& moments, int head,
                                      const BasisRequest& request) {
@@ -70,16 +68,14 @@ std::optional<HeadProblem> ProblemOf(const LayerMoments& moments, int head,
   return p;
 }
 
-double Half(double x) {
-  return double{codec::F16ToF32(codec::F32ToF16(static_cast<float>(x)))};
-}
+double Half(double x) { return double{codec::F16ToF32(codec::F32ToF16(static_cast<float>(x)))}; }
 
 // A and B survive f16: in range, and B still undoes A.
 bool FitsHalves(const Matrix& a, const Matrix& b) {
   if (!(a.cwiseAbs().maxCoeff() < kLargestHalf && b.cwiseAbs().maxCoeff() < kLargestHalf))
     return false;
-  const Matrix error = b.unaryExpr(&Half) * a.unaryExpr(&Half) -
-                       Matrix::Identity(a.rows(), a.cols());
+  const Matrix error =
+      b.unaryExpr(&Half) * a.unaryExpr(&Half) - Matrix::Identity(a.rows(), a.cols());
   return error.rowwise().norm().maxCoeff() < kMostRounding;
 }
 
@@ -126,7 +122,8 @@ Matrix FromFloats(const float* values, int d) {
 
 uint32_t ReachOf(const LayerShape& shape, uint32_t longest_chain) {
   constexpr uint32_t kLongest = 1u << 24;
-  if (shape.kind == LayerKind::kSliding && shape.window > 0) return std::min(shape.window, kLongest);
+  if (shape.kind == LayerKind::kSliding && shape.window > 0)
+    return std::min(shape.window, kLongest);
   const uint32_t chain = std::clamp(longest_chain, uint32_t{kBlockTokens}, kLongest / 4);
   const uint32_t reach = std::bit_ceil(4 * chain);
   return shape.max_position > 0 ? std::min(reach, shape.max_position) : reach;

@@ -71,8 +71,8 @@ TEST(AverageOverDistances, IsTheDirectMean) {
 }
 
 // y has the variances the basis says, in falling order, and errors of y cost what they cost in M.
-void ExpectWhitens(const Basis& basis, const testing::Source& keys,
-                   const testing::Source& queries, double tolerance) {
+void ExpectWhitens(const Basis& basis, const testing::Source& keys, const testing::Source& queries,
+                   double tolerance) {
   const int d = keys.d;
   const float *a = basis.a(0), *b = basis.b(0);
   const auto variances = basis.variances(0);
@@ -90,8 +90,7 @@ void ExpectWhitens(const Basis& basis, const testing::Source& keys,
         cost += double{b[i * d + c]} * m * double{b[j * d + c]};
       }
     }
-    EXPECT_NEAR(variance, double{variances[static_cast<size_t>(c)]},
-                tolerance * (variance + .02));
+    EXPECT_NEAR(variance, double{variances[static_cast<size_t>(c)]}, tolerance * (variance + .02));
     if (c == 0) first = cost;
     EXPECT_NEAR(cost / first, 1, 2 * tolerance) << "channel " << c;
   }
@@ -159,9 +158,9 @@ TEST(BuildBasis, HostileMomentsAreRefusedOrHarmless) {
     EXPECT_TRUE(moments.AddQueries(0, 1, q, 64, 1, 0, nullptr).ok());
     return BuildBasis(moments, RequestOf(d));
   };
-  EXPECT_FALSE(build(0, 1, false, 0).ok());       // all zeros
+  EXPECT_FALSE(build(0, 1, false, 0).ok());  // all zeros
   EXPECT_FALSE(build(0, 1, false, 1e8f).ok());
-  EXPECT_FALSE(build(1, 1, false, 1e8f).ok());    // the mean is beyond f16
+  EXPECT_FALSE(build(1, 1, false, 1e8f).ok());  // the mean is beyond f16
   for (float scatter : {1e-30f, 1e-6f, 1.f, 1e6f, 1e30f})
     for (float qq : {0.f, 1e-20f, 1.f, 1e11f})
       for (bool rank1 : {false, true}) {

@@ -27,8 +27,8 @@ BasisLearner::BasisLearner(const ContextSpec& spec, Fingerprint fingerprint,
   for (size_t l = 0; l < spec_.layers.size(); ++l) {
     const LayerShape& shape = spec_.layers[l];
     Layer& layer = layers_.emplace_back();
-    layer.shape_learns = options_.enabled && shape.kind != LayerKind::kOpaque &&
-                         DTypeBytes(spec_.dtype) > 1;
+    layer.shape_learns =
+        options_.enabled && shape.kind != LayerKind::kOpaque && DTypeBytes(spec_.dtype) > 1;
     if (!layer.shape_learns) continue;
     layer.moments = LayerMoments(static_cast<int>(l), shape.kv_heads, shape.head_dim,
                                  FrameOf(spec_, static_cast<int>(l)));
@@ -93,9 +93,9 @@ std::optional<DueBasis> BasisLearner::Due(int layer) {
   const bool enough_queries = queries >= options_.queries_per_dim * shape.head_dim;
   bool due;
   if (!l.basis) {
-    due = enough_queries ? tokens >= options_.min_tokens
-                         : tokens >= (queries == 0 ? options_.keys_only_tokens
-                                                   : options_.window_tokens);
+    due = enough_queries
+              ? tokens >= options_.min_tokens
+              : tokens >= (queries == 0 ? options_.keys_only_tokens : options_.window_tokens);
   } else if (Provisional(l)) {
     due = enough_queries && tokens >= options_.min_tokens;
   } else {
@@ -108,8 +108,8 @@ std::optional<DueBasis> BasisLearner::Due(int layer) {
   out.current = l.basis;
   out.min_gain = options_.min_gain;
   out.request = {fingerprint_, shape,
-                 shape.rope < spec_.ropes.size() ? spec_.ropes[shape.rope] : Rope{},
-                 longest_chain_, spec_.attend};
+                 shape.rope < spec_.ropes.size() ? spec_.ropes[shape.rope] : Rope{}, longest_chain_,
+                 spec_.attend};
   return out;
 }
 

@@ -33,8 +33,7 @@ struct DueBasis {
 
 class BasisLearner {
  public:
-  BasisLearner(const ContextSpec& spec, Fingerprint fingerprint,
-               const LearnerOptions& options);
+  BasisLearner(const ContextSpec& spec, Fingerprint fingerprint, const LearnerOptions& options);
 
   bool WantsTile(int layer, uint64_t block) const;  // `block`: of its hash
   bool WantsQueries(int layer) const;
@@ -70,10 +69,10 @@ class BasisLearner {
 
  private:
   struct Layer {
-    LayerMoments moments;     // of the next basis
+    LayerMoments moments;  // of the next basis
     std::shared_ptr<const Basis> basis;
-    uint32_t made = 0;        // learned ones
-    uint32_t saved_at = 0;    // tokens when the last row was made
+    uint32_t made = 0;      // learned ones
+    uint32_t saved_at = 0;  // tokens when the last row was made
     bool in_flight = false;
     bool shape_learns = false;  // compressed at all
   };

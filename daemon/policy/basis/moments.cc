@@ -10,7 +10,7 @@
 namespace dyna {
 namespace {
 
-constexpr float kLargest = 1e6f;    // of a query's element: its square still sums in f32
+constexpr float kLargest = 1e6f;  // of a query's element: its square still sums in f32
 constexpr float kLargestSum = 1e30f;
 
 Status BadMoment(int layer, int head, const char* what) {
@@ -48,8 +48,8 @@ void AddOuter(const float* q, int d, float* triangle) {
 
 Frame FrameOf(const ContextSpec& spec, int layer) {
   const LayerShape& shape = spec.layers[static_cast<size_t>(layer)];
-  const bool turns = shape.rope < spec.ropes.size() &&
-                     spec.ropes[shape.rope].kind != RopeKind::kNone;
+  const bool turns =
+      shape.rope < spec.ropes.size() && spec.ropes[shape.rope].kind != RopeKind::kNone;
   return spec.attend || !turns ? Frame::kPost : Frame::kPre;
 }
 
@@ -57,8 +57,8 @@ size_t MomentsBytes(const ContextSpec& spec, int copies) {
   size_t bytes = 0;
   for (const LayerShape& layer : spec.layers) {
     const size_t d = layer.head_dim;
-    bytes += layer.kv_heads * (2 * TriangleSize(layer.head_dim) * sizeof(float) + 8 * d +
-                               sizeof(CellMoments));
+    bytes += layer.kv_heads *
+             (2 * TriangleSize(layer.head_dim) * sizeof(float) + 8 * d + sizeof(CellMoments));
   }
   return bytes * static_cast<size_t>(copies);
 }
@@ -113,8 +113,8 @@ Status LayerMoments::AddQueries(int head_begin, int heads, std::span<const float
   for (size_t i = 0; i < queries.size(); ++i) {
     if (!(std::abs(queries[i]) <= kLargest))
       return Invalid("queries of layer " + std::to_string(layer_) + ", token " +
-                     std::to_string(i / per_token) + ", head " +
-                     std::to_string(i % per_token / d) + ": not finite or too large");
+                     std::to_string(i / per_token) + ", head " + std::to_string(i % per_token / d) +
+                     ": not finite or too large");
   }
 
   std::unique_ptr<RopeBlock> turn;

@@ -52,7 +52,8 @@ class LayerMoments {
   Status AddQueries(int head_begin, int heads, std::span<const float> queries, int window,
                     int q_heads, uint32_t first_position, const Rope* rope);
   // Results of a QueryMomentsJob (backend.h), which did the same on a codec thread.
-  Status AddQuerySums(int head_begin, std::span<const uint32_t> count, std::span<const float> second);
+  Status AddQuerySums(int head_begin, std::span<const uint32_t> count,
+                      std::span<const float> second);
   // Halves all counts and sums (means stay): how a window of tokens is kept.
   void Halve();
 

@@ -65,8 +65,7 @@ Result<LayerMoments> LayerMoments::Parse(std::span<const uint8_t> bytes) {
   std::memcpy(header, bytes.data(), sizeof header);
   const int layer = header[0], heads = header[1], d = header[2];
   if (layer >= kMaxLayers) return Invalid("moments.layer " + std::to_string(layer));
-  if (heads < 1 || heads > kMaxKvHeads)
-    return Invalid("moments.kv_heads " + std::to_string(heads));
+  if (heads < 1 || heads > kMaxKvHeads) return Invalid("moments.kv_heads " + std::to_string(heads));
   if (d < 16 || d > kMaxHeadDim || d % 16 != 0)
     return Invalid("moments.head_dim " + std::to_string(d));
   if (bytes[6] > static_cast<uint8_t>(Frame::kPost) || bytes[7] != 0)

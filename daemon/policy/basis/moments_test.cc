@@ -49,7 +49,8 @@ TEST(LayerMoments, UndoesRopeOfQueries) {
       std::copy(plain.begin(), plain.end(), q);
       for (int p = 0; p < 12; ++p) {
         const double angle = (1000.0 + w) * double{rope.inv_freq[static_cast<size_t>(p)]};
-        const int x = kind == RopeKind::kHalf ? p : 2 * p, y = kind == RopeKind::kHalf ? p + 12 : 2 * p + 1;
+        const int x = kind == RopeKind::kHalf ? p : 2 * p,
+                  y = kind == RopeKind::kHalf ? p + 12 : 2 * p + 1;
         const double x0 = double{q[x]}, y0 = double{q[y]};
         q[x] = static_cast<float>(x0 * std::cos(angle) - y0 * std::sin(angle));
         q[y] = static_cast<float>(x0 * std::sin(angle) + y0 * std::cos(angle));

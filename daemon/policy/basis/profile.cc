@@ -51,8 +51,7 @@ Status CheckBasis(const Basis& basis, size_t layer, const ContextSpec& spec,
   const LayerShape& shape = spec.layers[layer];
   if (info.fingerprint != fingerprint) return BadLayer(layer, "basis.fingerprint");
   if (info.layer != layer) return BadLayer(layer, "basis.layer");
-  if (info.head0 != 0 || info.kv_heads != shape.kv_heads)
-    return BadLayer(layer, "basis.kv_heads");
+  if (info.head0 != 0 || info.kv_heads != shape.kv_heads) return BadLayer(layer, "basis.kv_heads");
   if (info.head_dim != shape.head_dim) return BadLayer(layer, "basis.head_dim");
   if (spec.attend && (info.frame != Frame::kPost || info.run != 16))
     return BadLayer(layer, "basis.frame or run does not suit a context that attends to tiles");
@@ -114,8 +113,7 @@ Result<Profile> ParseProfile(std::span<const std::byte> bytes, const ContextSpec
   if (at != bytes.size()) return Invalid("profile.bytes: something follows the last layer");
   if (profile.has_omega()) {
     auto normalised = Sensitivity::Make(spec, profile.cells);
-    if (!normalised.ok())
-      return Invalid("profile, " + std::string(normalised.status().message()));
+    if (!normalised.ok()) return Invalid("profile, " + std::string(normalised.status().message()));
   }
   return profile;
 }
@@ -134,7 +132,8 @@ std::vector<std::byte> SerializeProfile(const Profile& profile) {
     at += kLayerBytes;
     if (!basis.empty()) std::memcpy(out.data() + at, basis.data(), basis.size());
     at += Padded(basis.size());
-    if (cells) std::memcpy(out.data() + at, profile.cells[l].data(), cells * sizeof(CellSensitivity));
+    if (cells)
+      std::memcpy(out.data() + at, profile.cells[l].data(), cells * sizeof(CellSensitivity));
   }
   std::memcpy(out.data(), kMagic, sizeof kMagic);
   Put(&out, 4, kVersion);

@@ -29,8 +29,8 @@ inline constexpr size_t kMaxProfileBytes = size_t{1} << 31;
 
 struct Profile {
   Fingerprint fingerprint = 0;
-  std::vector<std::shared_ptr<const Basis>> bases;         // [layer], null: none
-  std::vector<std::vector<CellSensitivity>> cells;         // [layer][kv head]; empty: no omega
+  std::vector<std::shared_ptr<const Basis>> bases;  // [layer], null: none
+  std::vector<std::vector<CellSensitivity>> cells;  // [layer][kv head]; empty: no omega
   bool has_omega() const { return !cells.empty(); }
 };
 
