@@ -18,9 +18,19 @@ bool KnownKKind(uint8_t k) {
          k == kind::kNone || kind::IsLevel(k);
 }
 bool KnownVKind(uint8_t v) {
-  for (int bits : {0, 1, 2, 4, 8})
-    if (v == kind::VBits(bits)) return true;
-  return v == kind::kRaw || v == kind::kFp8 || v == kind::kNone;
+  switch (v) {
+    case kind::kRaw:
+    case kind::kFp8:
+    case kind::kNone:
+    case kind::VBits(0):
+    case kind::VBits(1):
+    case kind::VBits(2):
+    case kind::VBits(4):
+    case kind::VBits(8):
+      return true;
+    default:
+      return false;
+  }
 }
 
 Status Require(bool holds, const char* what) { return holds ? Status() : Invalid(what); }

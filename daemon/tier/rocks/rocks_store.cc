@@ -325,8 +325,8 @@ class RocksStore final : public SpillStore {
       ++*in_flight_;
       lock.unlock();
       executor_.Post(
-          [this, rows = std::move(found.rows), batch, alive = std::weak_ptr(in_flight_)] {
-            batch(rows);
+          [this, rows = std::move(found.rows), batch, alive = std::weak_ptr(in_flight_)]() mutable {
+            batch(std::move(rows));
             if (alive.expired()) return;  // the store is gone; only the loop thread destroys it
             std::lock_guard relock(mutex_);
             --*in_flight_;
