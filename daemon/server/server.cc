@@ -1,10 +1,13 @@
 #include "daemon/server/server.h"
 
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <filesystem>
 
 #include "client/base/asio.h"
@@ -46,6 +49,7 @@ struct Server::Impl {
 
   admin::Snapshot Snapshot() const;
   void ArmTick();
+  void Prefault(uint64_t from);
   void OnSignal(int signal);
   void Reload();
   void Stop();
@@ -141,6 +145,24 @@ void Server::Impl::ArmTick() {
       ArmTick();
     });
   });
+}
+
+// First touch costs more than a put's copy. Done beside the service, a piece at a time: serving what
+// outlived us does not wait for it.
+void Server::Impl::Prefault(uint64_t from) {
+  constexpr uint64_t kPiece = 64u << 20;
+  if (stopping || from >= arena->capacity()) return;
+  const uint64_t bytes = std::min(kPiece, arena->capacity() - from);
+  auto error = std::make_shared<int>(0);
+  codec->Run(
+      bytes,
+      [base = arena->base() + from, bytes, error] {
+        if (madvise(base, bytes, MADV_POPULATE_WRITE) != 0) *error = errno;
+      },
+      [this, from, bytes, error] {
+        if (*error == 0) Prefault(from + bytes);
+        else LogWarn("arena: not pre-faulted: {}", std::strerror(*error));
+      });
 }
 
 Result<UcxTransport*> Server::Impl::Ucx() {
@@ -239,7 +261,7 @@ Result<std::unique_ptr<Server>> Server::Build(config::Options options,
     if (!opened.ok()) return opened.status();
     s.bank = std::move(*opened);
   }
-  auto arena = Arena::Create({o.arena.bytes, 0, o.arena.prefault});
+  auto arena = Arena::Create({o.arena.bytes, 0, /*prefault=*/false});
   if (!arena.ok()) return arena.status();
   s.arena = std::move(*arena);
   s.store = std::make_unique<Store>(
@@ -335,6 +357,7 @@ int Server::Run() {
             s.options.arena.bytes, s.backend->description(), s.codec->threads(), s.options.policy.name,
             s.http ? "http://" + s.options.admin.address + ":" + std::to_string(s.http->port()) : "off");
     admin::SdNotify("READY=1");
+    if (s.options.arena.prefault) s.Prefault(0);
   });
   s.loop.run();
   LogInfo("stopped");

@@ -8,9 +8,9 @@ namespace dyna {
 
 constexpr uint32_t kLearningAtOnce = 1;   // bases under way: the other codec threads keep serving
 
-bool Store::Impl::LearningBudgetLeft(const StoreContext& ctx) const {
-  // Before its first basis a context learns from everything; afterwards within its share.
-  if (ctx.learner.basis(0) == nullptr) return true;
+bool Store::Impl::LearningBudgetLeft(const StoreContext& ctx, int layer) const {
+  // Before its first basis a layer learns from everything; afterwards within its share.
+  if (ctx.learner.basis(layer) == nullptr) return true;
   return counts.learn_seconds <= options.learner.codec_share * (counts.codec_seconds + 1);
 }
 

@@ -267,7 +267,7 @@ void Store::Impl::CompactSlice() {
       const auto from = s.extent.bytes();
       std::copy(from.begin(), from.end(), fresh.bytes().begin());
       moved += from.size();
-      s.extent = std::move(fresh);
+      std::swap(s.extent, fresh);
       return true;
     }
     return false;  // of a put that is being encoded

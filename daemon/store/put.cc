@@ -244,7 +244,7 @@ void Store::Put(const Caller& caller, const wire::Put& put, std::vector<KvView> 
       work->writer = writer;
       work->slot = slot;
       work->layer = layer;
-      work->feed = ctx->learning_allowed && s.LearningBudgetLeft(*ctx) &&
+      work->feed = ctx->learning_allowed && s.LearningBudgetLeft(*ctx, layer) &&
                    ctx->learner.WantsTile(layer, BlockHashHasher{}(put.hashes[b]));
       writer->taken[at] = true;
       ++writer->encoding;

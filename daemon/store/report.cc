@@ -280,11 +280,11 @@ void Store::Impl::StartReports() {
                                      report.advance, options.policy.hedge);
             }
           }
-          if (ctx->learning_allowed && LearningBudgetLeft(*ctx)) {
+          if (ctx->learning_allowed) {
             ctx->learner.SawChain(static_cast<uint32_t>(job->work->chain.size()) * kBlockTokens);
             for (size_t i = 0; i < job->query_count.size(); ++i) {
-              if (!job->query_status[i].ok()) continue;
               const int layer = report.layer_begin + static_cast<int>(i);
+              if (!job->query_status[i].ok() || !LearningBudgetLeft(*ctx, layer)) continue;
               if (!ctx->learner.AddQuerySums(layer, report.head_begin, job->query_count[i], job->query_second[i]).ok())
                 continue;
               for (uint32_t n : job->query_count[i]) ctx->learned_queries += n;

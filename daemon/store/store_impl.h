@@ -106,7 +106,7 @@ struct Store::Impl {
   void FoldBlock(FoldWork& work, const FoldWork::Layer& layer, size_t i);
   void FeedTile(StoreContext& ctx, const wire::Put& put, int layer, std::vector<uint32_t> count,
                 std::vector<float> sum, std::vector<float> scatter);
-  bool LearningBudgetLeft(const StoreContext& ctx) const;
+  bool LearningBudgetLeft(const StoreContext& ctx, int layer) const;
   void StartLearning(StoreContext& ctx);
   void InstallBasis(StoreContext& ctx, int layer, std::shared_ptr<const Basis> basis);
 
