@@ -1,6 +1,7 @@
 #include "client/transport/ucx_loader.h"
 
 #include <dlfcn.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <mutex>
@@ -17,15 +18,17 @@ constexpr char kName[] = "dyna_ucx.so";
 std::vector<std::string> Places() {
   if (const char* path = std::getenv("DYNA_UCX_MODULE")) return {path};
   std::vector<std::string> places;
+  const auto add = [&places](const std::string& file) {
+    const size_t slash = file.rfind('/');
+    if (slash == std::string::npos) return;
+    for (const auto* from : {"/", "/../lib/", "/../lib/dynacompress/"})
+      places.push_back(file.substr(0, slash) + from + kName);
+  };
+  // A shared library (the Python module) knows its own path; a program is only called argv[0].
   Dl_info info;
-  if (::dladdr(reinterpret_cast<void*>(&LoadUcx), &info) && info.dli_fname) {
-    const std::string self = info.dli_fname;
-    const size_t slash = self.rfind('/');
-    const std::string folder = slash == std::string::npos ? "." : self.substr(0, slash);
-    places.push_back(folder + "/" + kName);
-    places.push_back(folder + "/../lib/" + kName);
-    places.push_back(folder + "/../lib/dynacompress/" + kName);
-  }
+  if (::dladdr(reinterpret_cast<void*>(&LoadUcx), &info) && info.dli_fname) add(info.dli_fname);
+  char program[4096] = {};
+  if (::readlink("/proc/self/exe", program, sizeof program - 1) > 0) add(program);
   places.push_back(kName);
   return places;
 }
