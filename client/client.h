@@ -63,6 +63,7 @@ class Lease {
 
   uint32_t run() const;                              // leading blocks that it holds; 0: none
   const std::vector<wire::LookupHit>& hits() const;  // one a hash of the lookup
+  Shard shard() const;                               // of the lookup
   uint64_t id() const;                               // 0: none
   bool lost() const;                                 // revoked, expired or of a lost connection
   void Release();                                    // does not wait; may be called twice

@@ -163,12 +163,21 @@ class FetchOp : public std::enable_shared_from_this<FetchOp> {
                              end = std::move(end)](const auto& reply) {
       self->result_.bytes_received += received->bytes;
       const bool more = self->Take(piece, reply);
+      if (more && received->bytes == 0) self->NothingCame(piece, *reply);
       if (!more || !received->buffer) return end(more);
       if (self->stored()) return self->Decode(piece, *reply, received, end);
       const auto dense = received->buffer->span();
       self->Unpack(piece, *reply, dense.data(), dense.size() == self->run_.DenseBytes(piece));
       end(true);
     });
+  }
+
+  // A frame with one segment missing may come without the others.
+  void NothingCame(const Piece& piece, const wire::FetchReply& reply) {
+    for (size_t s = 0; s < piece.segments(); ++s)
+      if (reply.segments[s].status == StatusCode::kOk)
+        outcome_.Fail(run_.Index(piece, s),
+                      reply.status.ok() ? Internal("the daemon sent no payload") : reply.status);
   }
 
   // Where a reply's payload goes: the target itself when it is dense.

@@ -247,7 +247,10 @@ void Flights::Stop() {
   const Status closed(StatusCode::kCancelled, "the client is closed");
   Lost(closed);
   Settle(false, closed);
-  while (!queue_.empty()) Decide(queue_.front(), closed);
+  while (!queue_.empty()) {
+    const FlightPtr flight = queue_.front();
+    Decide(flight, closed);
+  }
   *self_ = nullptr;
 }
 

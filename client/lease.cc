@@ -6,6 +6,7 @@
 namespace dyna {
 
 uint32_t Lease::run() const { return state_ ? state_->run : 0; }
+Shard Lease::shard() const { return state_ ? state_->shard : Shard{}; }
 uint64_t Lease::id() const { return state_ ? state_->id : 0; }
 bool Lease::lost() const { return state_ && state_->lost; }
 const std::vector<wire::LookupHit>& Lease::hits() const {
