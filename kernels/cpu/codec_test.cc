@@ -218,8 +218,7 @@ TEST_P(CodecTest, TransformsKeepTheirBound) {
     std::vector<double> row = mean;
     testing::TurnRow(rope_, kIndex * 64.0 + t, row.data());
     for (int c = 0; c < 64; ++c)
-      EXPECT_NEAR(out.Get(0, false, t, c), row[static_cast<size_t>(c)],
-                  3 * std::sqrt(rms) / 1024);
+      EXPECT_NEAR(out.Get(0, false, t, c), row[static_cast<size_t>(c)], 3 * std::sqrt(rms) / 1024);
   }
 }
 
@@ -236,7 +235,8 @@ TEST_P(CodecTest, PinsComeBackBitForBit) {
       for (const int t : {0, 1, 2, 3, 63})
         for (const bool v : {false, true})
           EXPECT_EQ(std::memcmp(out.at(h, v, t, 0), kv_->at(h, v, t, 0),
-                                static_cast<size_t>(64 * DTypeBytes(dtype))), 0);
+                                static_cast<size_t>(64 * DTypeBytes(dtype))),
+                    0);
     }
     EXPECT_LT(Nmse(out, 1, false, ~pins), 1e-3);
     EXPECT_LT(Nmse(out, 0, false, ~pins), 1.0);
@@ -246,11 +246,10 @@ TEST_P(CodecTest, PinsComeBackBitForBit) {
 TEST_P(CodecTest, DroppedTokensBecomeTheMeanOfLiveOnes) {
   MakeModel(64, 1, Frame::kPost, DType::kF32);
   const uint64_t live = 0x00ff00ff00ff10f3, pins = 0x1;
-  for (const TilePlan tile : {TilePlan{kind::kPlain8, kind::VBits(8), live},
-                              TilePlan{kind::Level(11), kind::VBits(8), live},
-                              TilePlan{kind::kRaw, kind::kRaw, live},
-                              TilePlan{kind::kFp8, kind::kFp8, live},
-                              TilePlan{kind::kPlain8, kind::VBits(0), live}}) {
+  for (const TilePlan tile :
+       {TilePlan{kind::kPlain8, kind::VBits(8), live},
+        TilePlan{kind::Level(11), kind::VBits(8), live}, TilePlan{kind::kRaw, kind::kRaw, live},
+        TilePlan{kind::kFp8, kind::kFp8, live}, TilePlan{kind::kPlain8, kind::VBits(0), live}}) {
     Coded coded = Encode({tile}, pins);
     ASSERT_TRUE(coded.job.status.ok()) << coded.job.status.ToString();
     KvBuffer out = Decode(coded);
@@ -295,9 +294,9 @@ TEST_P(CodecTest, ConstantAndZeroChannelsAreExact) {
       kv_->Set(0, true, t, c, 0);
     }
   }
-  for (const TilePlan tile : {TilePlan{kind::kPlain8, kind::VBits(8)},
-                              TilePlan{kind::kPlain4, kind::VBits(1)},
-                              TilePlan{kind::kPlain4, kind::VBits(2)}}) {
+  for (const TilePlan tile :
+       {TilePlan{kind::kPlain8, kind::VBits(8)}, TilePlan{kind::kPlain4, kind::VBits(1)},
+        TilePlan{kind::kPlain4, kind::VBits(2)}}) {
     Coded coded = Encode({tile});
     ASSERT_TRUE(coded.job.status.ok());
     EXPECT_EQ(coded.job.nmse, 0);
@@ -359,7 +358,8 @@ TEST_P(CodecTest, ASubrangeOfHeadsOfAnotherLayoutAndDtype) {
     for (int h = 0; h < 2; ++h)
       for (int v = 0; v < 2; ++v)
         EXPECT_EQ(std::memcmp(&out[static_cast<size_t>(((t * 2 + h) * 2 + v) * 64)],
-                              all.at(h + 1, v != 0, t, 0), 128), 0);
+                              all.at(h + 1, v != 0, t, 0), 128),
+                  0);
   job.head_end = 4;
   backend_->Decode({&job, 1});
   EXPECT_EQ(job.status.code(), StatusCode::kInvalid);
@@ -385,7 +385,8 @@ TEST_P(CodecTest, AScaleAboveLog8FallsBackToPlain8) {
 
 TEST_P(CodecTest, OneBadJobFailsAlone) {
   MakeModel(64, 1, Frame::kPre);
-  Coded a = Encode({{kind::kPlain8, kind::VBits(8)}}), b = Encode({{kind::kPlain8, kind::VBits(8)}});
+  Coded a = Encode({{kind::kPlain8, kind::VBits(8)}}),
+        b = Encode({{kind::kPlain8, kind::VBits(8)}});
   std::vector<EncodeJob> jobs = {a.job, b.job};
   jobs[0].basis = nullptr;
   const std::vector<TilePlan> level = {{kind::Level(1), kind::VBits(2)}};
@@ -393,6 +394,29 @@ TEST_P(CodecTest, OneBadJobFailsAlone) {
   backend_->Encode(jobs);
   EXPECT_EQ(jobs[0].status.code(), StatusCode::kInvalid);
   EXPECT_TRUE(jobs[1].status.ok());
+}
+
+TEST_P(CodecTest, HostileTileBytesDecodeInsideTheirTarget) {
+  const unsigned seed = std::random_device{}();
+  SCOPED_TRACE("seed " + std::to_string(seed));
+  std::mt19937 random(seed);
+  MakeModel(80, 1, Frame::kPre);
+  for (const TilePlan tile :
+       {TilePlan{kind::kPlain8, kind::VBits(8)}, TilePlan{kind::kPlain4, kind::VBits(1), 0xff00ff},
+        TilePlan{kind::Level(5), kind::VBits(2)}, TilePlan{kind::kFp8, kind::VBits(4)}}) {
+    Coded coded = Encode({tile}, 1);
+    ASSERT_TRUE(coded.job.status.ok());
+    const SegmentView view = *ParseSegment(coded.segment.span(), basis_.get());
+    const size_t begin = static_cast<size_t>(view.tile(0).k.data() - view.bytes().data());
+    const size_t end = begin + view.tile(0).k.size() + view.tile(0).v.size();
+    for (int round = 0; round < 20; ++round) {
+      for (size_t i = begin; i < end; ++i)
+        coded.segment.span()[i] = static_cast<std::byte>(random());
+      KvBuffer out = Decode(coded, DType::kBf16);
+      const auto guard = std::span(out.bytes).last(64);
+      for (const std::byte b : guard) ASSERT_EQ(b, std::byte{0});
+    }
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Isa, CodecTest, ::testing::Values("scalar", "avx2", "avx512"));
