@@ -22,7 +22,7 @@ namespace dyna {
 // What to send. The channel fills in the token, the lengths and the checksum.
 struct OutFrame {
   uint8_t type = 0;
-  uint16_t flags = 0;                               // without the transport's bits
+  uint16_t flags = 0;  // without the transport's bits
   uint64_t request_id = 0;
   uint32_t deadline_ms = 0;
   std::vector<std::byte> control;                   // owned by the channel from Send() on
@@ -81,17 +81,17 @@ class FrameSink {
 
 struct ChannelOptions {
   FrameLimits limits;
-  uint64_t max_send_bytes = 64u << 20;     // queued, payload included; one frame may exceed it alone
+  uint64_t max_send_bytes = 64u << 20;  // queued, payload included; one frame may exceed it alone
   size_t max_send_frames = 4096;
   std::chrono::milliseconds stall_timeout{10000};  // bytes queued and none taken by the peer
-  bool checksum = false;                   // of what is sent; what arrives with one is verified
+  bool checksum = false;  // of what is sent; what arrives with one is verified
 };
 
 struct ChannelStats {
   uint64_t frames_in = 0, frames_out = 0;
-  uint64_t bytes_in = 0, bytes_out = 0;    // headers included
-  uint64_t refused_payload_bytes = 0;      // skipped (socket) or never moved (UCX)
-  uint64_t rejected_frames = 0;            // failed the door
+  uint64_t bytes_in = 0, bytes_out = 0;  // headers included
+  uint64_t refused_payload_bytes = 0;    // skipped (socket) or never moved (UCX)
+  uint64_t rejected_frames = 0;          // failed the door
 };
 
 class Channel {

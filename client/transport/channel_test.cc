@@ -61,8 +61,7 @@ class ChannelTest : public testing::TestWithParam<Kind> {
     left_ucx_.reset();
     right_ucx_.reset();
     auto left = UcxTransport::Create(left_loop_, {});
-    if (left.status().code() == StatusCode::kUnsupported)
-      GTEST_SKIP() << left.status().ToString();
+    if (left.status().code() == StatusCode::kUnsupported) GTEST_SKIP() << left.status().ToString();
     ASSERT_TRUE(left.ok()) << left.status().ToString();
     left_ucx_ = std::move(*left);
     right_ucx_ = std::move(*UcxTransport::Create(right_loop_, {}));
@@ -134,8 +133,9 @@ TEST_P(ChannelTest, PayloadsOfEverySize) {
     for (size_t i = 0; i < data.size(); ++i) {
       const std::span<const std::byte> all(data[i]);
       const size_t cut = all.size() / 2;
-      ASSERT_TRUE(left_->Send(TestFrame(12, i + 1, 900, {all.first(cut), {}, all.subspan(cut)}),
-                              [&](const Status& s) { sent += s.ok(); })
+      ASSERT_TRUE(left_
+                      ->Send(TestFrame(12, i + 1, 900, {all.first(cut), {}, all.subspan(cut)}),
+                             [&](const Status& s) { sent += s.ok(); })
                       .ok());
     }
     ASSERT_TRUE(Run([&] {
@@ -176,8 +176,9 @@ TEST_P(ChannelTest, RefusedPayloadsAreSkipped) {
   int ended = 0;
   for (uint64_t id = 1; id <= 12; ++id) {
     const size_t size = sizes[id % 3];
-    ASSERT_TRUE(left_->Send(TestFrame(1, id, 50, {std::span(data).first(size)}),
-                            [&](const Status&) { ++ended; })
+    ASSERT_TRUE(left_
+                    ->Send(TestFrame(1, id, 50, {std::span(data).first(size)}),
+                           [&](const Status&) { ++ended; })
                     .ok());
   }
   ASSERT_TRUE(left_->Send(TestFrame(9, 100, 5)).ok());
@@ -214,21 +215,24 @@ TEST_P(ChannelTest, CloseInsideACallbackEndsEverythingOnce) {
     return RecordingSink::Take(right_sink_.frames.back());
   };
   for (int i = 0; i < 5; ++i) {
-    ASSERT_TRUE(right_->Send(TestFrame(1, 1, 5, {data}), [&](const Status& s) {
-      cancelled += s.code() == StatusCode::kCancelled || s.ok();
-    }).ok());
+    ASSERT_TRUE(right_
+                    ->Send(TestFrame(1, 1, 5, {data}),
+                           [&](const Status& s) {
+                             cancelled += s.code() == StatusCode::kCancelled || s.ok();
+                           })
+                    .ok());
   }
   left_sink_.on_frame = [&](Received&) { return Admission::Refuse(); };
   ASSERT_TRUE(left_->Send(TestFrame(1, 1, 5, {data})).ok());
-  ASSERT_TRUE(Run([&] { return calls == 1 && cancelled == 5 && right_sink_.frames[0]->has_payload; }));
+  ASSERT_TRUE(
+      Run([&] { return calls == 1 && cancelled == 5 && right_sink_.frames[0]->has_payload; }));
   EXPECT_EQ(right_sink_.frames[0]->payload_status.code(), StatusCode::kCancelled);
   EXPECT_FALSE(right_sink_.closed) << "OnClosed after Close()";
 }
 
 TEST_P(ChannelTest, CloseAfterSendsDeliversWhatWasQueued) {
   const auto data = TestBytes(2 << 20);
-  for (uint64_t id = 1; id <= 4; ++id)
-    ASSERT_TRUE(left_->Send(TestFrame(1, id, 5, {data})).ok());
+  for (uint64_t id = 1; id <= 4; ++id) ASSERT_TRUE(left_->Send(TestFrame(1, id, 5, {data})).ok());
   left_->CloseAfterSends();
   EXPECT_EQ(left_->Send(TestFrame(1, 5, 5)).code(), StatusCode::kCancelled);
   left_.reset();

@@ -33,7 +33,7 @@ struct Received {
   std::vector<std::byte> control;
   std::vector<std::byte> payload;
   std::vector<UniqueFd> fds;
-  bool has_payload = false;   // its completion ran
+  bool has_payload = false;  // its completion ran
   Status payload_status;
 };
 

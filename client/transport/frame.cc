@@ -29,7 +29,8 @@ T Get(const std::byte* base, size_t at) {
 
 bool SameToken(const SessionToken& a, const SessionToken& b) {
   uint8_t difference = 0;
-  for (size_t i = 0; i < a.size(); ++i) difference = static_cast<uint8_t>(difference | (a[i] ^ b[i]));
+  for (size_t i = 0; i < a.size(); ++i)
+    difference = static_cast<uint8_t>(difference | (a[i] ^ b[i]));
   return difference == 0;
 }
 

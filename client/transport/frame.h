@@ -30,12 +30,12 @@ inline constexpr size_t kMaxFrameFds = 15;
 struct FrameHeader {
   uint8_t type = 0;
   uint16_t flags = 0;
-  uint64_t request_id = 0;       // client-chosen, unique per session
+  uint64_t request_id = 0;  // client-chosen, unique per session
   SessionToken token{};
   uint32_t control_len = 0;
   uint64_t payload_len = 0;
-  uint32_t deadline_ms = 0;      // relative; 0: the receiver's default
-  uint32_t payload_crc32c = 0;   // 0 without kFlagChecksum
+  uint32_t deadline_ms = 0;     // relative; 0: the receiver's default
+  uint32_t payload_crc32c = 0;  // 0 without kFlagChecksum
   bool operator==(const FrameHeader&) const = default;
 
   size_t fd_count() const { return flags >> kFdCountShift; }

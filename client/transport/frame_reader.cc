@@ -69,7 +69,8 @@ Status FrameReader::Process(FrameSink* const* sink) {
         const size_t whole = kFrameHeaderBytes + header_.control_len;
         if (have.size() >= whole) {
           begin_ += whole;
-          DYNA_RETURN_IF_ERROR(Dispatch(have.subspan(kFrameHeaderBytes, header_.control_len), sink));
+          DYNA_RETURN_IF_ERROR(
+              Dispatch(have.subspan(kFrameHeaderBytes, header_.control_len), sink));
         } else if (whole <= buffer_.size()) {
           return Status::Ok();  // it fits: wait for the rest (the header is parsed once more)
         } else {

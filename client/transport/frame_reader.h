@@ -41,20 +41,20 @@ class FrameReader {
   Status Process(FrameSink* const* sink);
   Status Dispatch(std::span<const std::byte> control, FrameSink* const* sink);
   Status Admit(Admission admission);
-  void Land(size_t n);              // n bytes of payload are in place
+  void Land(size_t n);  // n bytes of payload are in place
   void FinishPayload();
 
   const FrameLimits limits_;
   ChannelStats& stats_;
   State state_ = State::kHead;
   FrameHeader header_;
-  std::vector<std::byte> buffer_;   // the stream's bytes [begin_, end_) not yet understood
+  std::vector<std::byte> buffer_;  // the stream's bytes [begin_, end_) not yet understood
   size_t begin_ = 0, end_ = 0;
   std::vector<std::byte> control_;  // of a frame whose control does not fit into buffer_
   size_t control_have_ = 0;
   std::vector<std::span<std::byte>> into_;
-  size_t part_ = 0;                 // the first part of into_ with room left
-  uint64_t left_ = 0;               // payload bytes still to come
+  size_t part_ = 0;    // the first part of into_ with room left
+  uint64_t left_ = 0;  // payload bytes still to come
   uint32_t crc_ = 0;
   std::function<void(const Status&)> done_;
   std::deque<UniqueFd> fds_;

@@ -71,8 +71,7 @@ TEST_F(FrameReaderTest, AnyCutGivesTheSameFrames) {
     FrameReader reader({}, stats);
     RecordingSink sink;
     const size_t pieces[] = {7, 100, 4096, 100'000, 1 << 20};
-    if (round % 3 == 0)
-      sink.on_frame = [](Received&) { return Admission::Refuse(); };
+    if (round % 3 == 0) sink.on_frame = [](Received&) { return Admission::Refuse(); };
     ASSERT_TRUE(Feed(reader, sink, stream, rng_, pieces[rng_() % 5]).ok());
     ASSERT_EQ(sink.frames.size(), 12u);
     EXPECT_FALSE(reader.in_frame());

@@ -42,10 +42,10 @@ TEST(FrameTest, RoundTrip) {
 TEST(FrameTest, LayoutIsFixed) {
   const auto bytes = EncodeFrameHeader(Sample());
   const std::vector<uint8_t> expected = {
-      'D', 'Y', 'F', 'M', 1, 12, 0x01, 0x30, 0xEF, 0xCD, 0xAB, 0x89, 0x67, 0x45, 0x23, 0x01,
-      1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16,
-      0xE8, 0x03, 0, 0, 0, 0, 0, 0x20, 0, 0, 0, 0, 0xFA, 0, 0, 0,
-      0xEF, 0xBE, 0xAD, 0xDE, 0, 0, 0, 0, 0, 0, 0, 0};
+      'D',  'Y', 'F',  'M',  1,    12,   0x01, 0x30, 0xEF, 0xCD, 0xAB, 0x89, 0x67, 0x45, 0x23,
+      0x01, 1,   2,    3,    4,    5,    6,    7,    8,    9,    10,   11,   12,   13,   14,
+      15,   16,  0xE8, 0x03, 0,    0,    0,    0,    0,    0x20, 0,    0,    0,    0,    0xFA,
+      0,    0,   0,    0xEF, 0xBE, 0xAD, 0xDE, 0,    0,    0,    0,    0,    0,    0,    0};
   ASSERT_EQ(expected.size(), 60u);
   EXPECT_EQ(std::memcmp(bytes.data(), expected.data(), expected.size()), 0);
 }
@@ -106,8 +106,8 @@ TEST(FrameTest, PayloadChecksumIgnoresHowItIsCut) {
   for (size_t i = 0; i < data.size(); ++i) data[i] = static_cast<std::byte>(i * 7);
   const std::span<const std::byte> all(data);
   const std::span<const std::byte> whole[] = {all};
-  const std::span<const std::byte> parts[] = {all.first(1), {}, all.subspan(1, 500),
-                                              all.subspan(501)};
+  const std::span<const std::byte> parts[] = {
+      all.first(1), {}, all.subspan(1, 500), all.subspan(501)};
   EXPECT_EQ(PayloadCrc32c(whole), PayloadCrc32c(parts));
   EXPECT_EQ(PayloadCrc32c(whole), Crc32c(data));
 }

@@ -117,8 +117,8 @@ Result<std::shared_ptr<MappedRegion>> MappedRegion::Map(UniqueFd fd, uint64_t si
   DYNA_ASSIGN_OR_RETURN(std::byte * base, MapShared(fd.get(), mapped));
   std::shared_ptr<MappedRegion> region(new MappedRegion(base, size));
   if (!region->guard_.active())
-    return Status(StatusCode::kQuota, "region: more than " + std::to_string(kMaxSigbusGuards) +
-                                          " regions are mapped");
+    return Status(StatusCode::kQuota,
+                  "region: more than " + std::to_string(kMaxSigbusGuards) + " regions are mapped");
   return region;
 }
 

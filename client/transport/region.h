@@ -27,8 +27,7 @@ struct Axis {
 
 // INVALID unless every byte of rows of `row_bytes` at offset + sum(i * stride) lies in [0, size),
 // for all 0 <= i < count. Arithmetic that cannot overflow; counts of 0 are refused.
-Status CheckStrided(uint64_t size, uint64_t offset, uint64_t row_bytes,
-                    std::span<const Axis> axes);
+Status CheckStrided(uint64_t size, uint64_t offset, uint64_t row_bytes, std::span<const Axis> axes);
 
 // Client side: a sealed memfd on tmpfs, pre-faulted, not inherited by a forked child.
 class Region {
@@ -71,8 +70,7 @@ class MappedRegion {
   // The whole range, checked. INVALID names what is out of bounds.
   Result<std::span<std::byte>> Range(uint64_t offset, uint64_t length) const;
   // The address of `offset`, once CheckStrided() agreed to every row.
-  Result<std::byte*> Strided(uint64_t offset, uint64_t row_bytes,
-                             std::span<const Axis> axes) const;
+  Result<std::byte*> Strided(uint64_t offset, uint64_t row_bytes, std::span<const Axis> axes) const;
 
   // A page of it went away under us and was replaced by zeros: the results of every job that
   // touched it are INVALID. Ask after the job, before its result is used.

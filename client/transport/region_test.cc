@@ -38,7 +38,8 @@ TEST_F(RegionTest, BothSidesSeeTheSameBytes) {
   const auto region = Region::Allocate(kMiB + 1);
   ASSERT_TRUE(region.ok()) << region.status().ToString();
   EXPECT_EQ((*region)->size(), kMiB + 4096);
-  auto mapped = MappedRegion::Map(std::move(*(*region)->DuplicateFd()), (*region)->size(), 2 * kMiB);
+  auto mapped =
+      MappedRegion::Map(std::move(*(*region)->DuplicateFd()), (*region)->size(), 2 * kMiB);
   ASSERT_TRUE(mapped.ok()) << mapped.status().ToString();
   (*mapped)->Prefault();
   (*region)->bytes()[4097] = std::byte{42};
@@ -58,8 +59,7 @@ TEST_F(RegionTest, RefusesWhatCouldFaultOrShrink) {
   EXPECT_EQ(MapCode(Memfd(MFD_ALLOW_SEALING, kMiB, kBoth | F_SEAL_WRITE), kMiB),
             StatusCode::kInvalid);
   EXPECT_EQ(MapCode(Memfd(MFD_ALLOW_SEALING, kMiB, kBoth), kMiB), StatusCode::kOk);
-  EXPECT_EQ(MapCode(UniqueFd(::open("/proc/self/exe", O_RDONLY)), 4096),
-            StatusCode::kUnsupported);
+  EXPECT_EQ(MapCode(UniqueFd(::open("/proc/self/exe", O_RDONLY)), 4096), StatusCode::kUnsupported);
   EXPECT_EQ(MapCode(UniqueFd(::open("/dev/zero", O_RDWR)), 4096), StatusCode::kInvalid);
   EXPECT_EQ(MapCode(UniqueFd(), 4096), StatusCode::kInvalid);
   // Huge pages can fault with both seals set.
@@ -108,7 +108,8 @@ TEST(CheckStridedTest, EveryByteOfEveryRowIsInside) {
   for (const int64_t stride : huge) {
     for (const uint64_t count : {uint64_t{2}, uint64_t{1} << 31, uint64_t{1} << 32, ~uint64_t{0}}) {
       EXPECT_FALSE(ok(0, 1, {{count, stride}})) << count << " " << stride;
-      EXPECT_FALSE(ok(500, 1, {{count, stride}, {count, INT64_MIN == stride ? INT64_MAX : -stride}}));
+      EXPECT_FALSE(
+          ok(500, 1, {{count, stride}, {count, INT64_MIN == stride ? INT64_MAX : -stride}}));
     }
   }
   EXPECT_FALSE(ok(~uint64_t{0}, ~uint64_t{0}, {}));
@@ -153,8 +154,8 @@ TEST_F(RegionTest, AFaultElsewhereStillEndsTheProcess) {
   const pid_t child = ::fork();
   if (child == 0) {
     UniqueFd fd(::memfd_create("x", 0));
-    volatile auto* p = static_cast<char*>(
-        ::mmap(nullptr, 4096, PROT_READ, MAP_SHARED, fd.get(), 0));
+    volatile auto* p =
+        static_cast<char*>(::mmap(nullptr, 4096, PROT_READ, MAP_SHARED, fd.get(), 0));
     ::_exit(p[0] == 0 ? 1 : 2);
   }
   int state = 0;

@@ -39,8 +39,8 @@ Status SendQueue::Push(const FrameHeader& header, OutFrame frame, SendDone done)
   const uint64_t size = kFrameHeaderBytes + header.control_len + header.payload_len;
   if (!items_.empty() &&
       (bytes_ + size > options_.max_send_bytes || items_.size() >= options_.max_send_frames))
-    return {StatusCode::kRetry, "send queue: " + std::to_string(bytes_) +
-                                    " bytes wait for the peer", 1};
+    return {StatusCode::kRetry,
+            "send queue: " + std::to_string(bytes_) + " bytes wait for the peer", 1};
   items_.push_back({EncodeFrameHeader(header), std::move(frame), std::move(done), size});
   bytes_ += size;
   return Status::Ok();

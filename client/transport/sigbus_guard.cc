@@ -44,9 +44,8 @@ void Handler(int signal, siginfo_t* info, void* context) {
     const uintptr_t begin = slot->begin.load(std::memory_order_relaxed);
     // All of it, so that a region costs one fault and not one a page.
     void* zeros = ::mmap(reinterpret_cast<void*>(begin),
-                         slot->end.load(std::memory_order_relaxed) - begin,
-                         PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED |
-                         MAP_NORESERVE, -1, 0);
+                         slot->end.load(std::memory_order_relaxed) - begin, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
     if (zeros != MAP_FAILED) {
       errno = saved_errno;
       return;

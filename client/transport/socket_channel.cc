@@ -28,8 +28,14 @@ class SocketChannel final : public Channel, public std::enable_shared_from_this<
  public:
   SocketChannel(asio::io_context& loop, int fd, bool is_unix, const ChannelOptions& options,
                 FrameSink* sink)
-      : loop_(loop), descriptor_(loop, fd), stall_timer_(loop), is_unix_(is_unix),
-        options_(options), sink_(sink), reader_(options.limits, stats_), queue_(options) {}
+      : loop_(loop),
+        descriptor_(loop, fd),
+        stall_timer_(loop),
+        is_unix_(is_unix),
+        options_(options),
+        sink_(sink),
+        reader_(options.limits, stats_),
+        queue_(options) {}
 
   void Start() { WaitReadable(); }
   // The last handle is gone.
@@ -117,7 +123,8 @@ void SocketChannel::Read() {
                             : "read: " + std::string(std::strerror(static_cast<int>(-n))) + where},
                     true);
     }
-    Status status = fds_lost ? Invalid("frame: descriptors were cut off") : reader_.AddFds(std::move(fds));
+    Status status =
+        fds_lost ? Invalid("frame: descriptors were cut off") : reader_.AddFds(std::move(fds));
     if (status.ok()) status = reader_.Consume(static_cast<size_t>(n), &sink_);
     if (!status.ok()) return Finish(std::move(status), true);
     if (!sink_) return;  // closed from a callback
@@ -252,8 +259,7 @@ void SocketChannel::Finish(Status reason, bool tell_sink) {
 }  // namespace
 
 Result<std::shared_ptr<Channel>> MakeSocketChannel(asio::io_context& loop, UniqueFd socket,
-                                                   const ChannelOptions& options,
-                                                   FrameSink* sink) {
+                                                   const ChannelOptions& options, FrameSink* sink) {
   int domain = 0;
   socklen_t size = sizeof domain;
   if (::getsockopt(socket.get(), SOL_SOCKET, SO_DOMAIN, &domain, &size) != 0)

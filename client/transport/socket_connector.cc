@@ -56,8 +56,7 @@ struct Attempt {
 }  // namespace
 
 void ConnectSocket(asio::io_context& loop, const SocketEndpoint& endpoint,
-                   std::chrono::milliseconds deadline,
-                   std::function<void(Result<UniqueFd>)> done) {
+                   std::chrono::milliseconds deadline, std::function<void(Result<UniqueFd>)> done) {
   auto attempt = std::make_shared<Attempt>(loop);
   attempt->endpoint = endpoint;
   attempt->done = std::move(done);
@@ -69,17 +68,16 @@ void ConnectSocket(asio::io_context& loop, const SocketEndpoint& endpoint,
     return;
   }
   attempt->descriptor.assign(begun->release());
-  attempt->descriptor.async_wait(
-      asio::posix::stream_descriptor::wait_write,
-      [attempt](const boost::system::error_code& aborted) {
-        if (aborted) return;
-        UniqueFd fd(attempt->descriptor.release());
-        if (const int error = PendingError(fd.get())) {
-          attempt->Finish(ConnectError(attempt->endpoint, error));
-        } else {
-          attempt->Finish(std::move(fd));
-        }
-      });
+  attempt->descriptor.async_wait(asio::posix::stream_descriptor::wait_write,
+                                 [attempt](const boost::system::error_code& aborted) {
+                                   if (aborted) return;
+                                   UniqueFd fd(attempt->descriptor.release());
+                                   if (const int error = PendingError(fd.get())) {
+                                     attempt->Finish(ConnectError(attempt->endpoint, error));
+                                   } else {
+                                     attempt->Finish(std::move(fd));
+                                   }
+                                 });
   attempt->timer.expires_after(deadline);
   attempt->timer.async_wait([attempt](const boost::system::error_code& aborted) {
     if (aborted) return;
@@ -95,8 +93,8 @@ Result<UniqueFd> ConnectSocketBlocking(const SocketEndpoint& endpoint,
   DYNA_ASSIGN_OR_RETURN(UniqueFd fd, Begin(endpoint, &in_progress));
   const TimePoint end = SystemClock().Now() + deadline;
   while (in_progress) {
-    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
-        end - SystemClock().Now());
+    const auto left =
+        std::chrono::duration_cast<std::chrono::milliseconds>(end - SystemClock().Now());
     if (left.count() <= 0) return ConnectDeadline(endpoint);
     pollfd p{fd.get(), POLLOUT, 0};
     const int n = ::poll(&p, 1, static_cast<int>(left.count()));

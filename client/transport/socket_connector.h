@@ -14,8 +14,7 @@ namespace dyna {
 // `done` runs once, from the loop: a connected non-blocking socket, DEADLINE, INVALID (endpoint),
 // or CANCELLED (nobody listens, refused; the message says what the system said).
 void ConnectSocket(asio::io_context& loop, const SocketEndpoint& endpoint,
-                   std::chrono::milliseconds deadline,
-                   std::function<void(Result<UniqueFd>)> done);
+                   std::chrono::milliseconds deadline, std::function<void(Result<UniqueFd>)> done);
 
 // The same, waiting on the calling thread.
 Result<UniqueFd> ConnectSocketBlocking(const SocketEndpoint& endpoint,

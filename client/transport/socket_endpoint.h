@@ -16,8 +16,8 @@ namespace dyna {
 
 struct SocketEndpoint {
   bool is_unix = true;
-  std::string path;       // is_unix
-  std::string host;       // otherwise: an address, or a name that the resolver knows
+  std::string path;  // is_unix
+  std::string host;  // otherwise: an address, or a name that the resolver knows
   uint16_t port = 0;
 
   static Result<SocketEndpoint> Parse(std::string_view text);
@@ -35,7 +35,7 @@ Result<SocketAddress> Resolve(const SocketEndpoint& endpoint);
 struct PeerCredentials {
   uid_t uid = 0;
   gid_t gid = 0;
-  pid_t pid = 0;          // 0: not visible from our pid namespace
+  pid_t pid = 0;  // 0: not visible from our pid namespace
 };
 // SO_PEERCRED, of the process that connected; UNSUPPORTED on TCP.
 Result<PeerCredentials> GetPeerCredentials(int socket);

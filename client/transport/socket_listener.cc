@@ -44,8 +44,8 @@ struct SocketListener::Core : std::enable_shared_from_this<Core> {
 
   void AcceptAll() {
     for (int n = 0; n < 64 && open; ++n) {  // then let others run
-      UniqueFd fd(::accept4(descriptor.native_handle(), nullptr, nullptr,
-                            SOCK_NONBLOCK | SOCK_CLOEXEC));
+      UniqueFd fd(
+          ::accept4(descriptor.native_handle(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
       if (fd) {
         Result<PeerCredentials> peer = GetPeerCredentials(fd.get());
         const auto self = shared_from_this();  // the callback may destroy the listener

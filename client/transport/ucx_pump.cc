@@ -12,7 +12,10 @@ constexpr int kTickBackOff = 16;  // an idle worker is looked at this much less 
 }  // namespace
 
 UcxPump::UcxPump(asio::io_context& loop, const UcxOptions& options)
-    : loop_(loop), options_(options), descriptor_(loop), tick_(loop),
+    : loop_(loop),
+      options_(options),
+      descriptor_(loop),
+      tick_(loop),
       tick_interval_(options.safety_tick) {}
 
 void UcxPump::Start(std::shared_ptr<UcxWorkerApi> worker) {

@@ -36,7 +36,7 @@ class UcxPump : public std::enable_shared_from_this<UcxPump> {
   std::shared_ptr<UcxWorkerApi> worker_;  // null once stopped
   bool scheduled_ = false;
   bool sleeping_ = false;
-  bool active_ = false;                   // since the last tick
+  bool active_ = false;  // since the last tick
   Duration tick_interval_;
   TimePoint last_work_{};
   uint64_t wakeups_ = 0, rescued_ = 0;

@@ -178,7 +178,8 @@ TEST_F(UcxTest, AKilledPeerFreesWhatItHeld) {
   int ended = 0;
   for (int i = 0; i < 3; ++i)
     ASSERT_TRUE(channel->Send(TestFrame(1, 1, 5, {data}), [&](const Status&) { ++ended; }).ok());
-  RunUntil({&left_loop_}, [] { return false; }, milliseconds(20));
+  RunUntil(
+      {&left_loop_}, [] { return false; }, milliseconds(20));
   ::kill(child, SIGKILL);
   ::waitpid(child, nullptr, 0);
   channel->Close();
@@ -192,7 +193,8 @@ TEST_F(UcxTest, AKilledPeerFreesWhatItHeld) {
   auto next = *left_->Connect(right_->address(), token_, {}, &left_sink_);
   auto right = *right_->Connect(left_->address(), token_, {}, &right_sink_);
   ASSERT_TRUE(next->Send(TestFrame(1, 77, 5, {data})).ok());
-  ASSERT_TRUE(Run([&] { return !right_sink_.frames.empty() && right_sink_.frames[0]->has_payload; }));
+  ASSERT_TRUE(
+      Run([&] { return !right_sink_.frames.empty() && right_sink_.frames[0]->has_payload; }));
   EXPECT_EQ(right_sink_.frames[0]->payload, data);
 }
 
@@ -220,10 +222,13 @@ TEST(UcxChild, DISABLED_Run) {
   RecordingSink sink;
   auto channel = *ucx->Connect(address, token, {}, &sink);
   const auto data = TestBytes(16 << 20);
-  RunUntil({&loop}, [&] {
-    if (channel->queued_bytes() < (32u << 20)) (void)channel->Send(TestFrame(1, 1, 5, {data}));
-    return false;
-  }, std::chrono::seconds(30));
+  RunUntil(
+      {&loop},
+      [&] {
+        if (channel->queued_bytes() < (32u << 20)) (void)channel->Send(TestFrame(1, 1, 5, {data}));
+        return false;
+      },
+      std::chrono::seconds(30));
 }
 
 }  // namespace dyna

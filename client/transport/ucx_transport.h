@@ -22,17 +22,17 @@ class UcxPump;
 class UcxWorkerApi;
 
 struct UcxOptions {
-  std::string tls = "self,posix";      // with these two UCX opens no port at all
-  std::string net_devices = "lo";      // else UCX listens on every interface
-  std::chrono::microseconds busy_poll{0};        // spin this long before sleeping
-  std::chrono::milliseconds safety_tick{250};    // while channels exist
-  std::chrono::milliseconds keepalive{0};        // UCX's own; 0: off, the socket tells of death
+  std::string tls = "self,posix";              // with these two UCX opens no port at all
+  std::string net_devices = "lo";              // else UCX listens on every interface
+  std::chrono::microseconds busy_poll{0};      // spin this long before sleeping
+  std::chrono::milliseconds safety_tick{250};  // while channels exist
+  std::chrono::milliseconds keepalive{0};      // UCX's own; 0: off, the socket tells of death
   uint32_t max_channels = 1024;
 };
 
 struct UcxStats {
-  uint64_t wakeups = 0;                // of the event descriptor
-  uint64_t rescued_wakeups = 0;        // work that only the safety tick found
+  uint64_t wakeups = 0;          // of the event descriptor
+  uint64_t rescued_wakeups = 0;  // work that only the safety tick found
   uint64_t unknown_token_frames = 0;
   uint64_t malformed_frames = 0;
   uint64_t endpoint_errors = 0;
@@ -49,14 +49,14 @@ class UcxTransport {
 
   // To give to a peer in Hello or HelloReply.
   std::span<const std::byte> address() const;
-  std::string version() const;               // of the library that was loaded
-  bool handles_cuda_memory() const;          // else: stage device memory through the host
+  std::string version() const;       // of the library that was loaded
+  bool handles_cuda_memory() const;  // else: stage device memory through the host
 
   // `address` MUST come from a peer that may crash us: UCX aborts on a garbage one. The caller
   // decides that (design 6); what can be checked (size) is.
   Result<std::shared_ptr<Channel>> Connect(std::span<const std::byte> address,
-                                           const SessionToken& token,
-                                           const ChannelOptions& options, FrameSink* sink);
+                                           const SessionToken& token, const ChannelOptions& options,
+                                           FrameSink* sink);
   UcxStats stats() const;
 
  private:

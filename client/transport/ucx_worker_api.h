@@ -39,8 +39,8 @@ class UcxWorkerApi {
 };
 
 struct UcxHost {
-  Executor* executor = nullptr;        // outlives the worker
-  std::function<void()> kick;          // something was submitted: pump soon
+  Executor* executor = nullptr;  // outlives the worker
+  std::function<void()> kick;    // something was submitted: pump soon
 };
 
 // The one symbol that is looked up. The number changes with every interface above.

@@ -8,9 +8,9 @@ extern "C" __attribute__((visibility("default"))) void DynaUcxCreate(
     int abi, const dyna::UcxOptions& options, const dyna::UcxHost& host,
     dyna::Result<std::shared_ptr<dyna::UcxWorkerApi>>* worker) {
   if (abi != dyna::kUcxAbi) {
-    *worker = dyna::Unsupported("dyna_ucx.so is of another build: interface " +
-                                std::to_string(dyna::kUcxAbi) + ", asked for " +
-                                std::to_string(abi));
+    *worker =
+        dyna::Unsupported("dyna_ucx.so is of another build: interface " +
+                          std::to_string(dyna::kUcxAbi) + ", asked for " + std::to_string(abi));
     return;
   }
   auto made = std::make_shared<dyna::ucx::UcxWorker>(options, host);

@@ -58,8 +58,8 @@ struct UcxChannel::SendOp {
 struct UcxChannel::ReceiveOp {
   std::shared_ptr<UcxChannel> channel;
   FrameHeader header;
-  std::vector<std::byte> control;                // where a large control lands
-  std::vector<std::span<std::byte>> into;        // where a payload lands
+  std::vector<std::byte> control;          // where a large control lands
+  std::vector<std::span<std::byte>> into;  // where a payload lands
   std::function<void(const Status&)> done;
   Buffers buffers;
 };
@@ -79,8 +79,8 @@ Status UcxChannel::Send(OutFrame frame, SendDone done) {
   if (closed()) return {StatusCode::kCancelled, "the channel is closed"};
   DYNA_ASSIGN_OR_RETURN(FrameHeader header, MakeHeader(frame, token_, options_, false));
   const uint64_t size = kFrameHeaderBytes + header.control_len + header.payload_len;
-  if (sends_ > 0 && (queued_bytes_ + size > options_.max_send_bytes ||
-                     sends_ >= options_.max_send_frames))
+  if (sends_ > 0 &&
+      (queued_bytes_ + size > options_.max_send_bytes || sends_ >= options_.max_send_frames))
     return {StatusCode::kRetry,
             "send queue: " + std::to_string(queued_bytes_) + " bytes wait for the peer", 1};
   const bool with_payload = header.payload_len > 0;
@@ -121,8 +121,8 @@ Status UcxChannel::Send(OutFrame frame, SendDone done) {
   queued_bytes_ += size;
   worker_->OperationStarted();
   SendOp* raw = op.release();  // UCX's until OnSent, which may run before this call returns
-  const ucs_status_ptr_t request = ucp_am_send_nbx(endpoint_, kAmId, raw->header.data(),
-                                                   header_size, buffer, count, &param);
+  const ucs_status_ptr_t request =
+      ucp_am_send_nbx(endpoint_, kAmId, raw->header.data(), header_size, buffer, count, &param);
   if (request == nullptr) {
     SendEnded(raw, UCS_OK);
   } else if (UCS_PTR_IS_ERR(request)) {
@@ -152,8 +152,7 @@ void UcxChannel::SendEnded(SendOp* raw, ucs_status_t status) {
   }
   // Refused by the peer's sink: its typed reply is on the way. The memory is free either way, as
   // over a socket.
-  const Status result =
-      status == UCS_ERR_REJECTED ? Status::Ok() : ToStatus("UCX send", status);
+  const Status result = status == UCS_ERR_REJECTED ? Status::Ok() : ToStatus("UCX send", status);
   if (op->done) {
     Later([done = std::move(op->done), result] { done(result); });
   }
@@ -236,8 +235,8 @@ ucs_status_t UcxChannel::StartReceive(std::unique_ptr<ReceiveOp> op, void* data)
   op->channel = shared_from_this();
   op->buffers.Set(op->into);
   ucp_request_param_t param{};
-  param.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA |
-                       UCP_OP_ATTR_FIELD_MEMORY_TYPE;
+  param.op_attr_mask =
+      UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_MEMORY_TYPE;
   param.cb.recv_am = &OnReceived;
   param.user_data = op.get();
   param.memory_type = UCS_MEMORY_TYPE_HOST;
@@ -309,19 +308,17 @@ void UcxChannel::RunLater() {
 void UcxChannel::WatchForStall() {
   if (watching_ || closed_) return;
   watching_ = true;
-  worker_->executor().PostAt(
-      progress_ + options_.stall_timeout, [weak = weak_from_this()] {
-        const auto self = weak.lock();
-        if (!self || self->closed_) return;
-        self->watching_ = false;
-        if (self->sends_ == 0) return;
-        if (std::chrono::steady_clock::now() - self->progress_ < self->options_.stall_timeout)
-          return self->WatchForStall();
-        self->Finish({StatusCode::kDeadline, "the peer stopped reading: " +
-                                                 std::to_string(self->queued_bytes_) +
-                                                 " bytes wait"},
-                     true);
-      });
+  worker_->executor().PostAt(progress_ + options_.stall_timeout, [weak = weak_from_this()] {
+    const auto self = weak.lock();
+    if (!self || self->closed_) return;
+    self->watching_ = false;
+    if (self->sends_ == 0) return;
+    if (std::chrono::steady_clock::now() - self->progress_ < self->options_.stall_timeout)
+      return self->WatchForStall();
+    self->Finish({StatusCode::kDeadline, "the peer stopped reading: " +
+                                             std::to_string(self->queued_bytes_) + " bytes wait"},
+                 true);
+  });
 }
 
 void UcxChannel::OnEndpointError(void* arg, ucp_ep_h, ucs_status_t status) {
@@ -330,9 +327,9 @@ void UcxChannel::OnEndpointError(void* arg, ucp_ep_h, ucs_status_t status) {
   if (self->closed_) return;
   self->worker_->EndpointFailed();
   self->Later([channel = self->shared_from_this(), status] {
-    channel->Finish({StatusCode::kCancelled,
-                     std::string("the peer is gone: ") + ucs_status_string(status)},
-                    true);
+    channel->Finish(
+        {StatusCode::kCancelled, std::string("the peer is gone: ") + ucs_status_string(status)},
+        true);
   });
 }
 

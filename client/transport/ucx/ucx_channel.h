@@ -15,8 +15,8 @@
 
 namespace dyna::ucx {
 
-inline constexpr size_t kMaxHeader = 1024;          // FrameHeader and control beside a payload
-inline constexpr size_t kRendezvousFrom = 32 << 10; // bytes of AM data
+inline constexpr size_t kMaxHeader = 1024;           // FrameHeader and control beside a payload
+inline constexpr size_t kRendezvousFrom = 32 << 10;  // bytes of AM data
 
 class UcxChannel final : public Channel, public std::enable_shared_from_this<UcxChannel> {
  public:
@@ -71,15 +71,15 @@ class UcxChannel final : public Channel, public std::enable_shared_from_this<Ucx
   UcxWorker* worker_;
   SessionToken token_;
   const ChannelOptions options_;
-  FrameSink* sink_;                // null once it must not be called
+  FrameSink* sink_;  // null once it must not be called
   ucp_ep_h endpoint_ = nullptr;
   ChannelStats stats_;
   uint64_t queued_bytes_ = 0;
   size_t sends_ = 0, receives_ = 0;
-  size_t control_receives_ = 0;    // large controls under way, bounded
+  size_t control_receives_ = 0;  // large controls under way, bounded
   TimePoint progress_{};
   bool watching_ = false;
-  bool failed_ = false;            // the endpoint said so
+  bool failed_ = false;  // the endpoint said so
   bool draining_ = false;
   bool closed_ = false;
   std::vector<std::function<void()>> later_;

@@ -34,20 +34,26 @@ Envelope OurEnvelope() {
 Status ToStatus(std::string_view what, ucs_status_t status) {
   const std::string message = std::string(what) + ": " + ucs_status_string(status);
   switch (status) {
-    case UCS_OK: return Status::Ok();
+    case UCS_OK:
+      return Status::Ok();
     case UCS_ERR_NO_MEMORY:
-    case UCS_ERR_NO_RESOURCE: return {StatusCode::kRetry, message, 10};
+    case UCS_ERR_NO_RESOURCE:
+      return {StatusCode::kRetry, message, 10};
     case UCS_ERR_CANCELED:
     case UCS_ERR_REJECTED:
     case UCS_ERR_CONNECTION_RESET:
     case UCS_ERR_ENDPOINT_TIMEOUT:
-    case UCS_ERR_NOT_CONNECTED: return {StatusCode::kCancelled, message};
+    case UCS_ERR_NOT_CONNECTED:
+      return {StatusCode::kCancelled, message};
     case UCS_ERR_UNREACHABLE:
     case UCS_ERR_UNSUPPORTED:
-    case UCS_ERR_NO_DEVICE: return Unsupported(message);
+    case UCS_ERR_NO_DEVICE:
+      return Unsupported(message);
     case UCS_ERR_INVALID_PARAM:
-    case UCS_ERR_INVALID_ADDR: return Invalid(message);
-    default: return Internal(message);
+    case UCS_ERR_INVALID_ADDR:
+      return Invalid(message);
+    default:
+      return Internal(message);
   }
 }
 
@@ -134,8 +140,8 @@ Result<std::vector<std::byte>> UnwrapAddress(std::span<const std::byte> envelope
   const Envelope ours = OurEnvelope();
   if (head.major != ours.major || head.minor != ours.minor)
     return Unsupported("ucx_address: the peer has UCX " + std::to_string(head.major) + "." +
-                       std::to_string(head.minor) + ", this process " +
-                       std::to_string(ours.major) + "." + std::to_string(ours.minor));
+                       std::to_string(head.minor) + ", this process " + std::to_string(ours.major) +
+                       "." + std::to_string(ours.minor));
   std::vector<std::byte> padded(kMaxAddress * 2);  // zeros behind it, should UCX read on
   std::memcpy(padded.data(), raw.data(), raw.size());
   return padded;

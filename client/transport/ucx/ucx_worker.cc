@@ -93,8 +93,8 @@ void UcxWorker::CloseEndpoint(ucp_ep_h endpoint, bool force, std::shared_ptr<voi
   using Keep = std::pair<UcxWorker*, std::shared_ptr<void>>;
   auto* held = new Keep(this, std::move(keep));
   ucp_request_param_t param{};
-  param.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA |
-                       UCP_OP_ATTR_FIELD_FLAGS;
+  param.op_attr_mask =
+      UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_FLAGS;
   param.flags = force ? UCP_EP_CLOSE_FLAG_FORCE : 0;
   param.user_data = held;
   param.cb.send = [](void* request, ucs_status_t, void* arg) {

@@ -29,8 +29,7 @@ class UcxWorker final : public UcxWorkerApi, public std::enable_shared_from_this
   std::string version() const override { return ucp_get_version_string(); }
   bool handles_cuda_memory() const override { return context_.handles_cuda(); }
   Result<std::shared_ptr<Channel>> Connect(std::span<const std::byte> address,
-                                           const SessionToken& token,
-                                           const ChannelOptions& options,
+                                           const SessionToken& token, const ChannelOptions& options,
                                            FrameSink* sink) override;
   UcxStats stats() const override;
   int event_fd() const override { return worker_.event_fd(); }
