@@ -27,8 +27,8 @@ dyna_status Guarded(F f) {
     return Answer(Status(StatusCode::kTooLarge, e.what()));
   }
 }
-#define DYNA_C_ASSIGN(lhs, expr)             \
-  auto DYNA_CONCAT(r_, __LINE__) = (expr);   \
+#define DYNA_C_ASSIGN(lhs, expr)                                                          \
+  auto DYNA_CONCAT(r_, __LINE__) = (expr);                                                \
   if (!DYNA_CONCAT(r_, __LINE__).ok()) return Answer(DYNA_CONCAT(r_, __LINE__).status()); \
   lhs = std::move(*DYNA_CONCAT(r_, __LINE__))
 
@@ -134,8 +134,8 @@ dyna_status Fetch(dyna_context* context, const dyna_lease* lease, const dyna_fet
   fetch.head_begin = r->head_begin;
   fetch.head_end = r->head_end;
   fetch.block_begin = r->block_begin;
-  fetch.block_count = r->block_count != 0 ? r->block_count
-                                          : (run > r->block_begin ? run - r->block_begin : 0);
+  fetch.block_count =
+      r->block_count != 0 ? r->block_count : (run > r->block_begin ? run - r->block_begin : 0);
   if (fetch.block_count > run) return Answer(Invalid("block_count: beyond the lease's run"));
   DYNA_C_ASSIGN(fetch.target, c::ToMemory(r->target, fetch.block_count, fetch.layer_count));
   fetch.form = r->as_stored ? wire::Form::kAsStored : wire::Form::kDecoded;
@@ -174,7 +174,7 @@ dyna_status Report(dyna_context* context, const dyna_report_request* r, dyna_que
 extern "C" {
 
 const char* dyna_status_name(dyna_status s) {
-  return StatusName(static_cast<StatusCode>(s)).data();   // names are literals
+  return StatusName(static_cast<StatusCode>(s)).data();  // names are literals
 }
 const char* dyna_last_error(void) { return last_error.c_str(); }
 
@@ -297,8 +297,8 @@ dyna_status dyna_get_opaque(dyna_context* context, const dyna_hash* key, dyna_re
     return Finish(context->context->GetOpaque(c::ToHash(key)), out);
   });
 }
-dyna_status dyna_query(dyna_client* client, dyna_query_kind kind, uint64_t context,
-                       uint32_t limit, dyna_result** out) {
+dyna_status dyna_query(dyna_client* client, dyna_query_kind kind, uint64_t context, uint32_t limit,
+                       dyna_result** out) {
   return Guarded([&] {
     if (client == nullptr) return Null("client");
     return Finish(client->client->Query(static_cast<wire::QueryKind>(kind), context, {},

@@ -93,8 +93,8 @@ Result<ContextSpec> ToSpec(const dyna_context_spec& s) {
   out.masks = s.masks != 0;
   for (size_t i = 0; i < s.layer_count; ++i) {
     const dyna_layer& l = s.layers[i];
-    out.layers.push_back({static_cast<LayerKind>(l.kind), l.kv_heads, l.q_heads, l.head_dim,
-                          l.rope, l.window, l.max_position});
+    out.layers.push_back({static_cast<LayerKind>(l.kind), l.kv_heads, l.q_heads, l.head_dim, l.rope,
+                          l.window, l.max_position});
   }
   for (size_t i = 0; i < s.rope_count; ++i) {
     const dyna_rope& r = s.ropes[i];

@@ -43,7 +43,7 @@ class CompletionQueue {
   static Result<std::shared_ptr<CompletionQueue>> Create(size_t capacity);
   // A place for one answer, taken before the call starts, so that Push always has room.
   bool Reserve();
-  void Cancel();   // of a Reserve() whose call did not start
+  void Cancel();  // of a Reserve() whose call did not start
   void Push(uint64_t tag, std::unique_ptr<dyna_result> result);
   size_t Drain(dyna_completion* out, size_t max);
   int fd() const { return fd_.get(); }
@@ -67,7 +67,7 @@ Result<ClientOptions> ToOptions(const dyna_options* o);
 Result<ContextSpec> ToSpec(const dyna_context_spec& s);
 Result<KvMemory> ToMemory(const dyna_kv& m, size_t blocks, size_t layers);
 Result<std::vector<BlockHash>> ToHashes(const dyna_hash* hashes, size_t count);
-BlockHash ToHash(const dyna_hash* hash);   // null: zero
+BlockHash ToHash(const dyna_hash* hash);  // null: zero
 
 std::unique_ptr<dyna_result> ToResult(PutResult r);
 std::unique_ptr<dyna_result> ToResult(FetchResult r);

@@ -18,13 +18,13 @@ namespace dyna {
 
 struct Call {
   wire::Message request;
-  std::vector<std::span<const std::byte>> payload;   // stays until `done`
+  std::vector<std::span<const std::byte>> payload;  // stays until `done`
   std::vector<UniqueFd> fds;
   bool over_ucx = false;
-  uint64_t reply_bytes = 0;      // payload that the reply may bring: counts against the credits
+  uint64_t reply_bytes = 0;  // payload that the reply may bring: counts against the credits
   // Whose memory the request names; its id is filled into the request's layout when it is sent.
   std::shared_ptr<RegisteredRegion> region;
-  uint64_t epoch = 0;            // not 0: only on this connection (leases); else LEASE_LOST
+  uint64_t epoch = 0;  // not 0: only on this connection (leases); else LEASE_LOST
   TimePoint deadline;
   // Memory for the reply's payload of that many bytes; empty: there is none, the call is INTERNAL.
   std::function<std::vector<std::span<std::byte>>(const wire::Message&, uint64_t)> receive;
@@ -41,7 +41,8 @@ struct Call {
 // The status that a reply of any type carries; OK for messages that are no replies.
 const Status& ReplyStatus(const wire::Message& reply);
 
-// What a call came to, when the reply of type T is expected: a StatusReply in its place is an error.
+// What a call came to, when the reply of type T is expected: a StatusReply in its place is an
+// error.
 template <typename T>
 Result<T> Expect(Result<wire::Message> outcome) {
   if (!outcome.ok()) return outcome.status();

@@ -27,7 +27,7 @@ std::string ProgramName() {
 
 std::shared_ptr<Region> UserPointer(std::shared_ptr<RegisteredRegion> handle) {
   Region* region = handle->region.get();
-  return {std::move(handle), region};   // the registration lives as long as the pointer
+  return {std::move(handle), region};  // the registration lives as long as the pointer
 }
 
 Status CheckCredentials(const ClientOptions& o) {
@@ -129,26 +129,25 @@ Result<std::string> Client::Query(wire::QueryKind kind, Fingerprint context,
                                   Deadline deadline) {
   using Text = Result<std::string>;
   return Await<Text>(core_, [&](Done<Text> done) {
-    RunAsync<Text>(
-        core_, std::move(done),
-        [core = core_, m = wire::Query{kind, context, std::move(hashes), limit},
-         deadline](Done<Text> then) mutable {
-          auto text = std::make_shared<std::string>();
-          Call call;
-          call.request = std::move(m);
-          call.deadline = core->DeadlineOf(deadline);
-          call.receive = [text](const wire::Message&, uint64_t bytes) {
-            text->resize(bytes);
-            return std::vector{std::as_writable_bytes(std::span(*text))};
-          };
-          call.done = [text, then = std::move(then)](Result<wire::Message> outcome) {
-            const auto reply = Expect<wire::QueryReply>(std::move(outcome));
-            if (!reply.ok()) return then(reply.status());
-            if (!reply->status.ok()) return then(reply->status);
-            then(std::move(*text));
-          };
-          core->Submit(std::move(call));
-        });
+    RunAsync<Text>(core_, std::move(done),
+                   [core = core_, m = wire::Query{kind, context, std::move(hashes), limit},
+                    deadline](Done<Text> then) mutable {
+                     auto text = std::make_shared<std::string>();
+                     Call call;
+                     call.request = std::move(m);
+                     call.deadline = core->DeadlineOf(deadline);
+                     call.receive = [text](const wire::Message&, uint64_t bytes) {
+                       text->resize(bytes);
+                       return std::vector{std::as_writable_bytes(std::span(*text))};
+                     };
+                     call.done = [text, then = std::move(then)](Result<wire::Message> outcome) {
+                       const auto reply = Expect<wire::QueryReply>(std::move(outcome));
+                       if (!reply.ok()) return then(reply.status());
+                       if (!reply->status.ok()) return then(reply->status);
+                       then(std::move(*text));
+                     };
+                     core->Submit(std::move(call));
+                   });
   });
 }
 

@@ -16,9 +16,9 @@
 // (calls that name it are refused; allocate another). After a fork the child's calls are answered
 // UNSUPPORTED.
 //
-// When the daemon restarts the library reconnects (10 ms .. 1 s between tries) and registers regions
-// and contexts again; calls wait for that until their deadline. What was in flight is CANCELLED,
-// and leases of before are LEASE_LOST.
+// When the daemon restarts the library reconnects (10 ms .. 1 s between tries) and registers
+// regions and contexts again; calls wait for that until their deadline. What was in flight is
+// CANCELLED, and leases of before are LEASE_LOST.
 #pragma once
 
 #include <cstddef>
@@ -82,7 +82,7 @@ class Context {
 
   Fingerprint fingerprint() const;
   const ContextSpec& spec() const;
-  Shard whole() const;      // every layer, every head of layer 0
+  Shard whole() const;  // every layer, every head of layer 0
 
   PutResult Put(PutRequest request);
   void PutAsync(PutRequest request, Done<PutResult> done);
@@ -105,7 +105,7 @@ class Context {
   Result<uint64_t> Delete(std::vector<BlockHash> hashes, Deadline deadline = {});
   void DeleteAsync(std::vector<BlockHash> hashes, Done<Result<uint64_t>> done,
                    Deadline deadline = {});
-  Result<uint64_t> Clear(Deadline deadline = {});   // the model's weights were reloaded
+  Result<uint64_t> Clear(Deadline deadline = {});  // the model's weights were reloaded
   Result<uint64_t> Pin(std::vector<BlockHash> hashes, bool pinned,
                        std::chrono::milliseconds ttl = {}, Deadline deadline = {});
 
@@ -146,10 +146,10 @@ class Client {
   Result<std::string> Query(wire::QueryKind kind, Fingerprint context = 0,
                             std::vector<BlockHash> hashes = {}, uint32_t limit = 1024,
                             Deadline deadline = {});
-  Result<uint64_t> ClearTenant(Deadline deadline = {});   // everything of ours, in every context
+  Result<uint64_t> ClearTenant(Deadline deadline = {});  // everything of ours, in every context
 
   // Operators only: UNAUTHENTICATED for others.
-  Status SetBudget(uint64_t bytes, Deadline deadline = {});   // 0: back to the configured one
+  Status SetBudget(uint64_t bytes, Deadline deadline = {});  // 0: back to the configured one
   Result<uint64_t> BankDrop(Fingerprint context, std::vector<BlockHash> hashes = {},
                             Deadline deadline = {});
 

@@ -49,7 +49,8 @@ void Fill(std::span<std::byte> bytes, uint32_t seed) {
 }
 
 struct ClientTest : testing::Test {
-  ClientTest() : path("/tmp/dyna_client_test_" + std::to_string(getpid()) + ".sock"), daemon(path) {}
+  ClientTest()
+      : path("/tmp/dyna_client_test_" + std::to_string(getpid()) + ".sock"), daemon(path) {}
   ClientOptions Options(Bulk bulk = Bulk::kAuto) {
     ClientOptions o;
     o.endpoint = path;
@@ -121,18 +122,18 @@ TEST_F(ClientTest, RegionMemoryIsUsedInPlace) {
   EXPECT_EQ(s.bytes_in_place, 2 * kBytes);
   EXPECT_EQ(s.bytes_staged, 0u);
   EXPECT_EQ(daemon.payload_bytes, 0u);
-  EXPECT_EQ(daemon.puts, 1);   // one message
+  EXPECT_EQ(daemon.puts, 1);  // one message
 }
 
 TEST_F(ClientTest, PlainMemoryCostsOneCopyThroughStaging) {
   ClientOptions o = Options();
-  o.staging_bytes = 1 << 20;   // smaller than the call: pieces wait for each other
+  o.staging_bytes = 1 << 20;  // smaller than the call: pieces wait for each other
   Open(o);
   std::vector<std::byte> in(kBytes), out(kBytes);
   Fill(in, 2);
   ASSERT_TRUE(context->Put(PutOf(TokenMajor(in.data()))).status.ok());
   const Lease lease = LookupAll();
-  const FetchResult got = FetchTo(lease, DenseAll(out.data()));   // another layout than the put's
+  const FetchResult got = FetchTo(lease, DenseAll(out.data()));  // another layout than the put's
   ASSERT_TRUE(got.status.ok()) << got.status.ToString();
   std::vector<std::byte> again(kBytes);
   ASSERT_TRUE(FetchTo(lease, TokenMajor(again.data())).status.ok());
@@ -143,7 +144,7 @@ TEST_F(ClientTest, PlainMemoryCostsOneCopyThroughStaging) {
 }
 
 TEST_F(ClientTest, FramesOverTheSocket) {
-  daemon.byte_credits = 400'000;   // a frame may take half of them
+  daemon.byte_credits = 400'000;  // a frame may take half of them
   daemon.request_credits = 3;
   Open(Bulk::kSocket);
   std::vector<std::byte> in(kBytes), out(kBytes);
@@ -186,7 +187,8 @@ TEST_F(ClientTest, PartOfARun) {
   for (size_t b = 0; b < 3; ++b)
     for (size_t l = 0; l < 2; ++l)
       EXPECT_EQ(std::memcmp(&out[(b * 2 + l) * 2 * head],
-                            &in[(((b + 2) * kLayers + l + 1) * kHeads + 1) * head], 2 * head), 0);
+                            &in[(((b + 2) * kLayers + l + 1) * kHeads + 1) * head], 2 * head),
+                0);
   r.block_count = 5;
   EXPECT_EQ(context->Fetch(lease, r).status.code(), StatusCode::kInvalid);
   r.block_count = 3;
@@ -209,9 +211,9 @@ TEST_F(ClientTest, AsStoredIsDecodedHere) {
   r.want_masks = true;
   const FetchResult got = context->Fetch(lease, std::move(r));
   ASSERT_TRUE(got.status.ok()) << got.status.ToString();
-  EXPECT_LT(got.bytes_received, kBytes * 6 / 10);   // 8 bits
+  EXPECT_LT(got.bytes_received, kBytes * 6 / 10);  // 8 bits
   EXPECT_EQ(got.live, std::vector<uint64_t>(kBlocks * kLayers * kHeads, ~0ull));
-  auto value = [](const std::vector<std::byte>& v, size_t i) {   // f16 of exponent 0x0f or near
+  auto value = [](const std::vector<std::byte>& v, size_t i) {  // f16 of exponent 0x0f or near
     uint16_t h;
     std::memcpy(&h, &v[2 * i], 2);
     const int e = (h >> 10) & 31;
@@ -235,12 +237,13 @@ TEST_F(ClientTest, WhatIsMissingIsSaidPerSegment) {
   ASSERT_TRUE(context->Put(PutOf(DenseAll(in.data()))).status.ok());
   const Lease lease = LookupAll();
   const auto hashes = SomeHashes(kBlocks);
-  ASSERT_EQ(context->Delete({hashes[3]}).value(), 1u);   // its layer 0 only, in this peer
+  ASSERT_EQ(context->Delete({hashes[3]}).value(), 1u);  // its layer 0 only, in this peer
   for (const Bulk bulk : {Bulk::kRegion, Bulk::kSocket}) {
     const FetchResult got = FetchTo(lease, TokenMajor(out.data()), wire::Form::kDecoded);
     EXPECT_EQ(got.status.code(), StatusCode::kMiss) << static_cast<int>(bulk);
     for (size_t s = 0; s < got.segments.size(); ++s)
-      EXPECT_EQ(got.segments[s].status, s == 3 * kLayers ? StatusCode::kMiss : StatusCode::kOk) << s;
+      EXPECT_EQ(got.segments[s].status, s == 3 * kLayers ? StatusCode::kMiss : StatusCode::kOk)
+          << s;
   }
 }
 
@@ -279,7 +282,7 @@ TEST_F(ClientTest, ARestartIsSurvived) {
   ASSERT_TRUE(context->Put(PutOf(DenseAll(base))).status.ok());
   const Lease before = LookupAll();
   daemon.DropConnections();
-  const Lease after = LookupAll();   // waits for the connection
+  const Lease after = LookupAll();  // waits for the connection
   ASSERT_EQ(after.run(), kBlocks);
   EXPECT_TRUE(before.lost());
   EXPECT_EQ(FetchTo(before, DenseAll(base + kBytes)).status.code(), StatusCode::kLeaseLost);
@@ -298,7 +301,7 @@ TEST_F(ClientTest, WhatWasInFlightIsCancelled) {
   LookupRequest r;
   r.hashes = SomeHashes(1);
   context->LookupAsync(r, [&](Result<Lease> l) { code.set_value(l.status().code()); });
-  client->stats();   // the lookup has been sent
+  client->stats();  // the lookup has been sent
   daemon.DropConnections();
   EXPECT_EQ(code.get_future().get(), StatusCode::kCancelled);
 }
@@ -308,10 +311,10 @@ TEST_F(ClientTest, LeasesAreReleasedAndRevoked) {
   std::vector<std::byte> in(kBytes);
   ASSERT_TRUE(context->Put(PutOf(DenseAll(in.data()))).status.ok());
   { const Lease lease = LookupAll(); }
-  Lease lease = LookupAll();   // its answer comes after the release's
+  Lease lease = LookupAll();  // its answer comes after the release's
   EXPECT_EQ(daemon.releases, 1);
   daemon.RevokeLeases();
-  (void)client->Query(wire::QueryKind::kStats);   // the push came before this answer
+  (void)client->Query(wire::QueryKind::kStats);  // the push came before this answer
   EXPECT_TRUE(lease.lost());
   EXPECT_EQ(FetchTo(lease, DenseAll(in.data())).status.code(), StatusCode::kLeaseLost);
   Lease moved = std::move(lease);
@@ -354,7 +357,12 @@ TEST_F(ClientTest, BadRequestsNameTheirField) {
     EXPECT_NE(s.message().find(word), std::string_view::npos) << s.ToString();
   };
   expect([](PutRequest& r) { r.shard = {0, 9, 0, 3}; }, "shard");
-  expect([](PutRequest& r) { r.layer_begin = 4; r.layer_count = 2; }, "layer");
+  expect(
+      [](PutRequest& r) {
+        r.layer_begin = 4;
+        r.layer_count = 2;
+      },
+      "layer");
   expect([](PutRequest& r) { r.source.k[0] = nullptr; }, "null");
   expect([](PutRequest& r) { r.hashes.pop_back(); }, "segments");
   expect([](PutRequest& r) { r.hashes.clear(); }, "block");
@@ -409,7 +417,7 @@ TEST_F(ClientTest, AForkedChildIsTold) {
   EXPECT_EQ(WEXITSTATUS(status), 0);
   LookupRequest r;
   r.hashes = SomeHashes(1);
-  EXPECT_TRUE(context->Exists(r).ok());   // the parent goes on
+  EXPECT_TRUE(context->Exists(r).ok());  // the parent goes on
 }
 
 TEST_F(ClientTest, ClosingEndsEveryCallOnce) {

@@ -17,8 +17,14 @@ constexpr std::chrono::milliseconds kDeathPoll{5}, kDeathWait{1000};
 
 Connection::Connection(asio::io_context& loop, const Clock& clock, const ClientOptions& options,
                        SocketEndpoint endpoint, Flights& flights, Owner owner)
-    : loop_(loop), clock_(clock), options_(options), endpoint_(std::move(endpoint)),
-      flights_(flights), owner_(std::move(owner)), executor_(loop), timers_(executor_, clock) {}
+    : loop_(loop),
+      clock_(clock),
+      options_(options),
+      endpoint_(std::move(endpoint)),
+      flights_(flights),
+      owner_(std::move(owner)),
+      executor_(loop),
+      timers_(executor_, clock) {}
 
 Connection::~Connection() { *self_ = nullptr; }
 
@@ -46,7 +52,7 @@ void Connection::Connect() {
 ChannelOptions Connection::channel_options() const {
   ChannelOptions o;
   o.checksum = options_.checksum;
-  o.max_send_bytes = uint64_t{1} << 31;   // the credits bound it
+  o.max_send_bytes = uint64_t{1} << 31;  // the credits bound it
   o.max_send_frames = options_.max_calls + 64;
   return o;
 }
@@ -58,7 +64,7 @@ void Connection::OnConnected(Result<UniqueFd> socket) {
     auto watch = PeerWatch::OfSocket(loop_, socket->get(), [self = self_] {
       if (*self != nullptr) (*self)->Lose(Status(StatusCode::kCancelled, "the daemon died"));
     });
-    watch_ = watch.ok() ? std::move(*watch) : nullptr;   // another pid namespace: never sure
+    watch_ = watch.ok() ? std::move(*watch) : nullptr;  // another pid namespace: never sure
   }
   auto channel = MakeSocketChannel(loop_, std::move(*socket), channel_options(), &sink_);
   if (!channel.ok()) return Lose(channel.status());
@@ -102,15 +108,14 @@ Status Connection::ConnectUcx() {
   if (!ucx_) return {};
   if (hello_.ucx_address.empty())
     return Unsupported("the daemon offers no UCX to this client (its log says why)");
-  DYNA_ASSIGN_OR_RETURN(
-      ucx_channel_,
-      ucx_->Connect(std::as_bytes(std::span(hello_.ucx_address)), hello_.session_token,
-                    channel_options(), &sink_));
+  DYNA_ASSIGN_OR_RETURN(ucx_channel_,
+                        ucx_->Connect(std::as_bytes(std::span(hello_.ucx_address)),
+                                      hello_.session_token, channel_options(), &sink_));
   return {};
 }
 
 void Connection::RegisterAgain() {
-  to_register_ = 1;   // this function itself
+  to_register_ = 1;  // this function itself
   if (socket_->carries_fds())
     for (const auto& region : owner_.regions()) {
       auto fd = region->region->DuplicateFd();
@@ -137,7 +142,7 @@ void Connection::RegisterAgain() {
     if (!context->profile.empty()) call.payload.push_back(context->profile);
     call.deadline = handshake_deadline();
     call.done = [this, context, epoch = epoch_](Result<wire::Message>) {
-      if (epoch == epoch_) OneRegistered();   // refused: its calls will be CONTEXT_UNKNOWN
+      if (epoch == epoch_) OneRegistered();  // refused: its calls will be CONTEXT_UNKNOWN
     };
     ++to_register_;
     flights_.Urgent(*socket_, epoch_, std::move(call));
@@ -154,16 +159,16 @@ void Connection::BecomeReady() {
   backoff_ = std::chrono::milliseconds(0);
   owner_.ready();
   if (first_) std::exchange(first_, nullptr)(Status::Ok());
-  flights_.Open({socket_.get(), ucx_channel_.get(), epoch_, hello_.request_credits,
-                 hello_.byte_credits});
+  flights_.Open(
+      {socket_.get(), ucx_channel_.get(), epoch_, hello_.request_credits, hello_.byte_credits});
 }
 
 Admission Connection::OnFrame(const InFrame& frame) {
   const auto type = static_cast<wire::Type>(frame.header.type);
   if (type != wire::Type::kGoaway && type != wire::Type::kLeaseRevoked)
     return flights_.OnReply(frame);
-  const auto message = wire::Parse(
-      {reinterpret_cast<const uint8_t*>(frame.control.data()), frame.control.size()});
+  const auto message =
+      wire::Parse({reinterpret_cast<const uint8_t*>(frame.control.data()), frame.control.size()});
   if (!message.ok()) return Admission::Close(message.status());
   if (const auto* revoked = std::get_if<wire::LeaseRevoked>(&*message))
     owner_.lease_revoked(revoked->lease);
@@ -176,11 +181,11 @@ void Connection::Lose(const Status& reason) {
   for (auto* channel : {&socket_, &ucx_channel_})
     if (*channel) {
       (*channel)->Close();
-      executor_.Post([gone = std::move(*channel)] {});   // we may be inside its callback
+      executor_.Post([gone = std::move(*channel)] {});  // we may be inside its callback
     }
   owner_.lost();
-  flights_.Lost(Status(StatusCode::kCancelled, "connection to the daemon lost: " +
-                                                   std::string(reason.message())));
+  flights_.Lost(Status(StatusCode::kCancelled,
+                       "connection to the daemon lost: " + std::string(reason.message())));
   if (first_) {
     state_ = State::kClosed;
     return std::exchange(first_, nullptr)(reason);

@@ -31,7 +31,7 @@ class Connection {
     std::function<std::vector<std::shared_ptr<RegisteredRegion>>()> regions;
     std::function<std::vector<std::shared_ptr<ContextState>>()> contexts;
     std::function<void(uint64_t lease)> lease_revoked;
-    std::function<void()> ready;   // everything is registered; `hello` is of this daemon
+    std::function<void()> ready;  // everything is registered; `hello` is of this daemon
     std::function<void()> lost;
   };
 
@@ -44,7 +44,7 @@ class Connection {
   // Ends it for good; memory of calls is let go of once the loop ran (and UCX is destroyed here).
   void Close();
 
-  uint64_t epoch() const { return epoch_; }   // counts connections, from 1
+  uint64_t epoch() const { return epoch_; }  // counts connections, from 1
   bool ready() const { return state_ == State::kReady; }
   const wire::HelloReply& hello() const { return hello_; }
   bool has_ucx() const { return ucx_channel_ != nullptr; }

@@ -36,11 +36,11 @@ Shard Context::whole() const {
 
 void Context::PutAsync(PutRequest request, Done<PutResult> done) {
   if (request.shard.layer_end == 0) request.shard = whole();
-  RunAsync<PutResult>(core_, std::move(done),
-                      [core = core_, state = state_, request = std::move(request)](
-                          Done<PutResult> then) mutable {
-                        StartPut(core, state, std::move(request), std::move(then));
-                      });
+  RunAsync<PutResult>(
+      core_, std::move(done),
+      [core = core_, state = state_, request = std::move(request)](Done<PutResult> then) mutable {
+        StartPut(core, state, std::move(request), std::move(then));
+      });
 }
 PutResult Context::Put(PutRequest request) {
   return Await<PutResult>(
@@ -51,8 +51,8 @@ void Context::LookupAsync(LookupRequest request, Done<Result<Lease>> done) {
   if (request.shard.layer_end == 0) request.shard = whole();
   RunAsync<Result<Lease>>(
       core_, std::move(done),
-      [core = core_, state = state_, request = std::move(request)](
-          Done<Result<Lease>> then) mutable {
+      [core = core_, state = state_,
+       request = std::move(request)](Done<Result<Lease>> then) mutable {
         const Shard shard = request.shard;
         SubmitLookup(core, *state, std::move(request), true,
                      [core, state, shard, then = std::move(then)](Result<wire::LookupReply> reply) {
@@ -75,19 +75,18 @@ Result<Lease> Context::Lookup(LookupRequest request) {
       core_, [&](Done<Result<Lease>> done) { LookupAsync(std::move(request), std::move(done)); });
 }
 
-void Context::ExistsAsync(LookupRequest request,
-                          Done<Result<std::vector<wire::LookupHit>>> done) {
+void Context::ExistsAsync(LookupRequest request, Done<Result<std::vector<wire::LookupHit>>> done) {
   using Hits = Result<std::vector<wire::LookupHit>>;
   if (request.shard.layer_end == 0) request.shard = whole();
-  RunAsync<Hits>(core_, std::move(done),
-                 [core = core_, state = state_, request = std::move(request)](
-                     Done<Hits> then) mutable {
-                   SubmitLookup(core, *state, std::move(request), false,
-                                [then = std::move(then)](Result<wire::LookupReply> reply) {
-                                  if (!reply.ok()) return then(reply.status());
-                                  then(std::move(reply->hits));
-                                });
-                 });
+  RunAsync<Hits>(
+      core_, std::move(done),
+      [core = core_, state = state_, request = std::move(request)](Done<Hits> then) mutable {
+        SubmitLookup(core, *state, std::move(request), false,
+                     [then = std::move(then)](Result<wire::LookupReply> reply) {
+                       if (!reply.ok()) return then(reply.status());
+                       then(std::move(reply->hits));
+                     });
+      });
 }
 Result<std::vector<wire::LookupHit>> Context::Exists(LookupRequest request) {
   using Hits = Result<std::vector<wire::LookupHit>>;
@@ -97,8 +96,8 @@ Result<std::vector<wire::LookupHit>> Context::Exists(LookupRequest request) {
 
 void Context::FetchAsync(const Lease& lease, FetchRequest request, Done<FetchResult> done) {
   RunAsync<FetchResult>(core_, std::move(done),
-                        [core = core_, held = lease.state_, request = std::move(request)](
-                            Done<FetchResult> then) mutable {
+                        [core = core_, held = lease.state_,
+                         request = std::move(request)](Done<FetchResult> then) mutable {
                           StartFetch(core, held, std::move(request), std::move(then));
                         });
 }
@@ -136,11 +135,9 @@ void Context::DeleteAsync(std::vector<BlockHash> hashes, Done<Result<uint64_t>> 
       core_, std::move(done),
       [core = core_, m = wire::Delete{state_->fingerprint, std::move(hashes)},
        deadline](Done<Result<uint64_t>> then) mutable {
-        SubmitFor<wire::CountReply, Result<uint64_t>>(*core, std::move(m), deadline,
-                                                      std::move(then), [](wire::CountReply reply)
-                                                          -> Result<uint64_t> {
-                                                        return reply.count;
-                                                      });
+        SubmitFor<wire::CountReply, Result<uint64_t>>(
+            *core, std::move(m), deadline, std::move(then),
+            [](wire::CountReply reply) -> Result<uint64_t> { return reply.count; });
       });
 }
 Result<uint64_t> Context::Delete(std::vector<BlockHash> hashes, Deadline deadline) {

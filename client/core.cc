@@ -29,7 +29,7 @@ Result<std::shared_ptr<ClientCore>> ClientCore::Start(ClientOptions options) {
   auto core = std::make_shared<ClientCore>(std::move(options), endpoint, std::move(backend));
   core->staging_ = std::make_shared<StagingPool>(
       core->options_.staging_bytes, [weak = std::weak_ptr(core)](uint64_t bytes, auto made) {
-        auto self = weak.lock();   // the loop runs, so it is there
+        auto self = weak.lock();  // the loop runs, so it is there
         auto region = Region::Allocate(bytes);
         if (!region.ok()) return made(region.status());
         self->RegisterRegion(*region, self->DeadlineOf({}), std::move(made));
@@ -47,7 +47,7 @@ Result<std::shared_ptr<ClientCore>> ClientCore::Start(ClientOptions options) {
 void ClientCore::Run(std::function<void(Status)> first) {
   loop_thread_ = std::this_thread::get_id();
   SetThreadName("dyna-client");
-  sigset_t all;   // the program's signals are for the program's threads
+  sigset_t all;  // the program's signals are for the program's threads
   sigfillset(&all);
   pthread_sigmask(SIG_BLOCK, &all, nullptr);
   connection_->Start(std::move(first));
@@ -70,7 +70,7 @@ void ClientCore::Stop() {
   }
   asio::post(loop_, [this] { loop_.stop(); });
   if (on_loop())
-    thread_.detach();   // the thread holds the core until it ends
+    thread_.detach();  // the thread holds the core until it ends
   else
     thread_.join();
 }
@@ -78,7 +78,7 @@ void ClientCore::Stop() {
 Status ClientCore::CheckUsable() const { return fork_guard_.Check(); }
 
 bool ClientCore::Post(std::function<void()> task) {
-  std::lock_guard lock(mutex_);   // so that what was accepted is ahead of Stop()'s task
+  std::lock_guard lock(mutex_);  // so that what was accepted is ahead of Stop()'s task
   if (stopped_) return false;
   asio::post(loop_, std::move(task));
   return true;
@@ -185,7 +185,7 @@ void ClientCore::Deregister(uint32_t id, uint64_t epoch) {
   Post([self = shared_from_this(), id, epoch] {
     Call call;
     call.request = wire::DeregisterRegion{id};
-    call.epoch = epoch;   // another connection never heard of it
+    call.epoch = epoch;  // another connection never heard of it
     call.deadline = self->DeadlineOf({});
     call.done = [](const Result<wire::Message>&) {};
     self->Submit(std::move(call));

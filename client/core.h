@@ -34,8 +34,8 @@ class ClientCore : public std::enable_shared_from_this<ClientCore> {
   void Stop();
 
   // ---- any thread
-  Status CheckUsable() const;                  // UNSUPPORTED in a forked child
-  bool Post(std::function<void()> task);       // false: stopped
+  Status CheckUsable() const;             // UNSUPPORTED in a forked child
+  bool Post(std::function<void()> task);  // false: stopped
   bool on_loop() const { return std::this_thread::get_id() == loop_thread_; }
   const ClientOptions& options() const { return options_; }
   RegionTable& regions() { return regions_; }
@@ -51,6 +51,8 @@ class ClientCore : public std::enable_shared_from_this<ClientCore> {
   uint64_t byte_credits() const { return connection_->hello().byte_credits; }
   bool has_ucx() const { return connection_->has_ucx(); }
   bool same_host() const { return connection_->endpoint().is_unix; }
+  TimePoint Now() const { return clock_.Now(); }
+  void At(TimePoint when, std::function<void()> task) { executor_.PostAt(when, std::move(task)); }
   StagingPool& staging() { return *staging_; }
   BasisCache& bases() { return bases_; }
   Backend& backend() { return *backend_; }
@@ -70,7 +72,7 @@ class ClientCore : public std::enable_shared_from_this<ClientCore> {
  private:
   void Run(std::function<void(Status)> first);
   Connection::Owner MakeOwner();
-  void Snapshot();   // for info()
+  void Snapshot();  // for info()
   void Deregister(uint32_t id, uint64_t epoch);
 
   const ClientOptions options_;
@@ -91,7 +93,7 @@ class ClientCore : public std::enable_shared_from_this<ClientCore> {
 
   std::thread thread_;
   std::thread::id loop_thread_;
-  mutable std::mutex mutex_;   // what follows
+  mutable std::mutex mutex_;  // what follows
   bool stopped_ = false;
   ClientInfo info_;
 };
@@ -128,7 +130,7 @@ T Await(const std::shared_ptr<ClientCore>& core, Async async) {
   async([&](T value) {
     std::lock_guard lock(mutex);
     result.emplace(std::move(value));
-    ready.notify_one();   // under the lock: the waiter's stack goes as soon as it sees the result
+    ready.notify_one();  // under the lock: the waiter's stack goes as soon as it sees the result
   });
   std::unique_lock lock(mutex);
   ready.wait(lock, [&] { return result.has_value(); });

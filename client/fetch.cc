@@ -28,10 +28,14 @@ class Buffer {
 
 class FetchOp : public std::enable_shared_from_this<FetchOp> {
  public:
-  FetchOp(std::shared_ptr<ClientCore> core, std::shared_ptr<LeaseState> lease,
-          FetchRequest request, KvRun run, Plan plan, std::function<void(FetchResult)> done)
-      : core_(std::move(core)), lease_(std::move(lease)), request_(std::move(request)),
-        run_(std::move(run)), plan_(std::move(plan)), done_(std::move(done)),
+  FetchOp(std::shared_ptr<ClientCore> core, std::shared_ptr<LeaseState> lease, FetchRequest request,
+          KvRun run, Plan plan, std::function<void(FetchResult)> done)
+      : core_(std::move(core)),
+        lease_(std::move(lease)),
+        request_(std::move(request)),
+        run_(std::move(run)),
+        plan_(std::move(plan)),
+        done_(std::move(done)),
         deadline_(core_->DeadlineOf(request_.deadline)),
         outcome_(size_t{run_.blocks()} * run_.layers()) {
     result_.tiers.resize(outcome_.segments().size());
@@ -39,16 +43,17 @@ class FetchOp : public std::enable_shared_from_this<FetchOp> {
   }
 
   void Start() {
-    RunPieces(plan_.pieces.size(), plan_.window,
-              [self = shared_from_this()](size_t i, PieceEnd end) {
-                self->Send(self->plan_.pieces[i], std::move(end));
-              },
-              [self = shared_from_this()](size_t started) { self->Finish(started); });
+    RunPieces(
+        plan_.pieces.size(), plan_.window,
+        [self = shared_from_this()](size_t i, PieceEnd end) {
+          self->Send(self->plan_.pieces[i], std::move(end));
+        },
+        [self = shared_from_this()](size_t started) { self->Finish(started); });
   }
 
  private:
   struct Received {
-    std::unique_ptr<Buffer> buffer;   // null: nothing, or the target itself
+    std::unique_ptr<Buffer> buffer;  // null: nothing, or the target itself
     uint64_t bytes = 0;
   };
   using End = std::function<void(const Result<wire::FetchReply>&)>;
@@ -103,10 +108,13 @@ class FetchOp : public std::enable_shared_from_this<FetchOp> {
 
   void Send(const Piece& piece, PieceEnd end) {
     switch (plan_.route) {
-      case Route::kNamed: return SendNamed(piece, std::move(end));
-      case Route::kStaged: return SendStaged(piece, std::move(end));
+      case Route::kNamed:
+        return SendNamed(piece, std::move(end));
+      case Route::kStaged:
+        return SendStaged(piece, std::move(end));
       case Route::kSocket:
-      case Route::kUcx: return SendFrame(piece, std::move(end));
+      case Route::kUcx:
+        return SendFrame(piece, std::move(end));
     }
   }
 
@@ -126,16 +134,15 @@ class FetchOp : public std::enable_shared_from_this<FetchOp> {
                                   end = std::move(end)](auto slice) mutable {
       if (!slice.ok()) return end(self->outcome_.Take(self->run_, piece, slice.status(), {}));
       Call call = self->MakeCall(piece);
-      std::get<wire::Fetch>(call.request).layout =
-          self->run_.StagedLayout(piece, (*slice)->offset);
+      std::get<wire::Fetch>(call.request).layout = self->run_.StagedLayout(piece, (*slice)->offset);
       call.region = (*slice)->region;
       self->core_->CountInPlace(bytes, true);
-      self->Submit(std::move(call), [self, piece, slice = *slice,
-                                     end = std::move(end)](const auto& reply) {
-        const bool more = self->Take(piece, reply);
-        if (more) self->Unpack(piece, *reply, slice->data(), true);
-        end(more);
-      });
+      self->Submit(std::move(call),
+                   [self, piece, slice = *slice, end = std::move(end)](const auto& reply) {
+                     const bool more = self->Take(piece, reply);
+                     if (more) self->Unpack(piece, *reply, slice->data(), true);
+                     end(more);
+                   });
     });
   }
 
@@ -185,7 +192,7 @@ class FetchOp : public std::enable_shared_from_this<FetchOp> {
                                             uint64_t bytes, Received& received) {
     const auto* reply = std::get_if<wire::FetchReply>(&message);
     if (reply == nullptr || reply->segments.size() != piece.segments()) return {};
-    uint64_t expected = 0;   // of the segments that are there
+    uint64_t expected = 0;  // of the segments that are there
     for (size_t s = 0; s < piece.segments(); ++s)
       if (reply->segments[s].status == StatusCode::kOk)
         expected += stored() ? reply->segments[s].bytes : run_.DenseBytes(run_.Index(piece, s));
@@ -199,8 +206,8 @@ class FetchOp : public std::enable_shared_from_this<FetchOp> {
     return {received.buffer->span()};
   }
 
-  void Decode(const Piece& piece, const wire::FetchReply& reply,
-              std::shared_ptr<Received> received, PieceEnd end) {
+  void Decode(const Piece& piece, const wire::FetchReply& reply, std::shared_ptr<Received> received,
+              PieceEnd end) {
     auto stored = std::make_shared<StoredPiece>(
         StoredPiece{lease_->context, request_.layer_begin, request_.head_begin, piece,
                     reply.segments, received->buffer->span(), result_.live});
@@ -215,8 +222,7 @@ class FetchOp : public std::enable_shared_from_this<FetchOp> {
   }
 
   void Finish(size_t started) {
-    for (size_t i = started; i < plan_.pieces.size(); ++i)
-      outcome_.Skip(run_, plan_.pieces[i]);
+    for (size_t i = started; i < plan_.pieces.size(); ++i) outcome_.Skip(run_, plan_.pieces[i]);
     result_.status = outcome_.status();
     result_.segments = std::move(outcome_.segments());
     done_(std::move(result_));
@@ -244,8 +250,7 @@ Status Complete(FetchRequest& r, const LeaseState& lease) {
     r.head_end = lease.shard.head_end;
   }
   if (r.block_count == 0 && r.block_begin < lease.run) r.block_count = lease.run - r.block_begin;
-  if (r.block_count == 0 || r.block_begin >= lease.run ||
-      r.block_count > lease.run - r.block_begin)
+  if (r.block_count == 0 || r.block_begin >= lease.run || r.block_count > lease.run - r.block_begin)
     return Invalid("block_begin, block_count: outside the lease's run of " +
                    std::to_string(lease.run));
   if (r.layer_begin < lease.shard.layer_begin ||
@@ -272,8 +277,7 @@ void StartFetch(const std::shared_ptr<ClientCore>& core, std::shared_ptr<LeaseSt
                            request.block_count, heads, std::exchange(request.target, {}));
   if (!run.ok()) return fail(run.status());
   size_t max_segments = wire::kMaxSegmentsPerMessage;
-  if (request.want_masks)
-    max_segments = std::max<size_t>(1, wire::kMaxMasksPerMessage / heads);
+  if (request.want_masks) max_segments = std::max<size_t>(1, wire::kMaxMasksPerMessage / heads);
   auto plan = MakePlan(*core, *run, std::min(max_segments, wire::kMaxSegmentsPerMessage),
                        request.form == wire::Form::kAsStored);
   if (!plan.ok()) return fail(plan.status());

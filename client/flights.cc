@@ -30,8 +30,10 @@ const Status& ReplyStatus(const wire::Message& reply) {
   static const Status kOk;
   return std::visit(
       [](const auto& m) -> const Status& {
-        if constexpr (requires { m.status; }) return m.status;
-        else return kOk;
+        if constexpr (requires { m.status; })
+          return m.status;
+        else
+          return kOk;
       },
       reply);
 }
@@ -146,7 +148,7 @@ void Flights::Expire(const FlightPtr& flight) {
                                           : "no answer within the deadline"));
     return;
   }
-  if (clock_.Now() < flight->call.deadline + kLetGo) {   // the daemon's own answer is due
+  if (clock_.Now() < flight->call.deadline + kLetGo) {  // the daemon's own answer is due
     flight->timer = timers_.Add(flight->call.deadline + kLetGo, [this, flight] { Expire(flight); });
     return;
   }
@@ -160,11 +162,11 @@ void Flights::EndInDoubt(const FlightPtr& flight, const char* why) {
 
 Admission Flights::OnReply(const InFrame& frame) {
   const auto found = flights_.find(frame.header.request_id);
-  if (found == flights_.end() || found->second->outcome)   // late: its caller was told already
+  if (found == flights_.end() || found->second->outcome)  // late: its caller was told already
     return frame.header.payload_len > 0 ? Admission::Refuse() : Admission::Handled();
   FlightPtr flight = found->second;
-  const Result<wire::Message> reply = wire::Parse(
-      {reinterpret_cast<const uint8_t*>(frame.control.data()), frame.control.size()});
+  const Result<wire::Message> reply =
+      wire::Parse({reinterpret_cast<const uint8_t*>(frame.control.data()), frame.control.size()});
   if (!reply.ok()) return Admission::Close(reply.status());
   if (static_cast<uint8_t>(wire::TypeOf(*reply)) != frame.header.type)
     return Admission::Close(Invalid("a frame's type is not its message's"));
@@ -186,8 +188,10 @@ Admission Flights::OnReply(const InFrame& frame) {
                            flight->receiving = false;
                            if (*self == nullptr) return;
                            (*self)->counters_.bytes_received += bytes;
-                           if (s.ok()) (*self)->Decide(flight, message);
-                           else (*self)->Decide(flight, s);
+                           if (s.ok())
+                             (*self)->Decide(flight, message);
+                           else
+                             (*self)->Decide(flight, s);
                          });
 }
 
@@ -201,7 +205,7 @@ void Flights::FinishIfFree(const FlightPtr& flight) {
   Drop(flight);
   if (!flight->outcome->ok() || !ReplyStatus(**flight->outcome).ok()) ++counters_.failed;
   auto done = std::exchange(flight->call.done, nullptr);
-  Call finished = std::move(flight->call);   // its memory and region go after `done`
+  Call finished = std::move(flight->call);  // its memory and region go after `done`
   done(std::move(*flight->outcome));
   Pump();
 }
@@ -223,7 +227,7 @@ void Flights::Lost(const Status& why) {
   credit_bytes_ = 0;
   credit_requests_ = 0;
   for (auto& [id, flight] : flights) {
-    if (flight->outcome) continue;   // waits for its channel to let go, then finishes
+    if (flight->outcome) continue;  // waits for its channel to let go, then finishes
     if (flight->call.region)
       unsettled_.push_back(flight);
     else
@@ -235,7 +239,7 @@ void Flights::Settle(bool daemon_is_dead, const Status& why) {
   auto unsettled = std::move(unsettled_);
   unsettled_.clear();
   for (const FlightPtr& flight : unsettled) {
-    if (flight->outcome) continue;   // its deadline came first
+    if (flight->outcome) continue;  // its deadline came first
     if (daemon_is_dead)
       Decide(flight, why);
     else

@@ -60,11 +60,11 @@ class Flights {
   struct Flight {
     Call call;
     uint64_t id = 0;
-    uint64_t credit = 0;          // bytes
-    bool urgent = false;          // takes no credits
+    uint64_t credit = 0;  // bytes
+    bool urgent = false;  // takes no credits
     bool queued = false;
-    bool sending = false;         // the channel may read the payload
-    bool receiving = false;       // the channel may write the reply's payload
+    bool sending = false;    // the channel may read the payload
+    bool receiving = false;  // the channel may write the reply's payload
     std::optional<Result<wire::Message>> outcome;
     DeadlineQueue::TimerId timer = 0;
   };
@@ -92,7 +92,7 @@ class Flights {
   uint32_t credit_requests_ = 0;
   bool pumping_ = false;
   Counters counters_;
-  std::shared_ptr<Flights*> self_ = std::make_shared<Flights*>(this);   // null inside once gone
+  std::shared_ptr<Flights*> self_ = std::make_shared<Flights*>(this);  // null inside once gone
 };
 
 }  // namespace dyna

@@ -19,7 +19,7 @@ struct KvMemory {
   DType dtype = DType::kBf16;
   int64_t k_token_stride = 0, k_head_stride = 0;
   int64_t v_token_stride = 0, v_head_stride = 0;
-  std::vector<std::byte*> k, v;   // [segments]: first head of the call, token 0
+  std::vector<std::byte*> k, v;  // [segments]: first head of the call, token 0
 
   // Regular in both directions: one base, steps between blocks and between layers.
   struct Steps {

@@ -49,7 +49,7 @@ std::vector<Piece> KvRun::Split(size_t max_segments, uint64_t max_bytes) const {
   // One set of strides describes a message, so a piece has one head_dim.
   const bool uniform = std::all_of(head_dims_.begin(), head_dims_.end(),
                                    [&](uint16_t d) { return d == head_dims_[0]; });
-  if (uniform && layers_ <= max_segments && block_bytes <= max_bytes) {   // whole blocks
+  if (uniform && layers_ <= max_segments && block_bytes <= max_bytes) {  // whole blocks
     const uint64_t by_bytes = max_bytes / block_bytes;
     const auto step = static_cast<uint32_t>(std::min<uint64_t>(
         std::min<uint64_t>(max_segments / layers_, by_bytes), wire::kMaxBlocksPerMessage));
@@ -57,7 +57,7 @@ std::vector<Piece> KvRun::Split(size_t max_segments, uint64_t max_bytes) const {
       pieces.push_back({b, std::min(step, blocks_ - b), 0, layers_});
     return pieces;
   }
-  for (uint32_t b = 0; b < blocks_; ++b)                        // parts of one block
+  for (uint32_t b = 0; b < blocks_; ++b)  // parts of one block
     for (uint16_t l = 0; l < layers_;) {
       Piece p{b, 1, l, 1};
       while (l + p.layers < layers_ && p.layers < max_segments &&
@@ -121,8 +121,8 @@ void KvRun::ForRows(size_t s, Row row) const {
   const auto bytes = static_cast<size_t>(RowBytes(s));
   for (int h = 0; h < heads_; ++h)
     for (bool v : {false, true}) {
-      std::byte* at = v ? memory_.v[s] + h * memory_.v_head_stride
-                        : memory_.k[s] + h * memory_.k_head_stride;
+      std::byte* at =
+          v ? memory_.v[s] + h * memory_.v_head_stride : memory_.k[s] + h * memory_.k_head_stride;
       const int64_t stride = v ? memory_.v_token_stride : memory_.k_token_stride;
       if (stride == static_cast<int64_t>(bytes)) {
         row(at, bytes * kBlockTokens);
@@ -138,10 +138,10 @@ std::span<std::byte> KvRun::DenseSpan(const Piece& p) const {
   for (size_t s = 0; s < p.segments(); ++s) {
     const size_t i = Index(p, s);
     const int64_t row = RowBytes(i), tile = kBlockTokens * row;
-    const bool dense = memory_.k[i] == expected && memory_.v[i] == expected + tile &&
-                       memory_.k_token_stride == row && memory_.v_token_stride == row &&
-                       (heads_ == 1 || (memory_.k_head_stride == 2 * tile &&
-                                        memory_.v_head_stride == 2 * tile));
+    const bool dense =
+        memory_.k[i] == expected && memory_.v[i] == expected + tile &&
+        memory_.k_token_stride == row && memory_.v_token_stride == row &&
+        (heads_ == 1 || (memory_.k_head_stride == 2 * tile && memory_.v_head_stride == 2 * tile));
     if (!dense) return {};
     expected += DenseBytes(i);
   }

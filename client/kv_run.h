@@ -17,7 +17,7 @@ namespace dyna {
 // A rectangle of segments: what one message is about.
 struct Piece {
   uint32_t block = 0, blocks = 0;
-  uint16_t layer = 0, layers = 0;   // relative to the run
+  uint16_t layer = 0, layers = 0;  // relative to the run
   size_t segments() const { return size_t{blocks} * layers; }
 };
 
@@ -33,7 +33,7 @@ class KvRun {
   uint16_t layers() const { return layers_; }
   uint16_t heads() const { return heads_; }
   const KvMemory& memory() const { return memory_; }
-  size_t Index(const Piece& piece, size_t segment) const;   // of a piece's segment in the run
+  size_t Index(const Piece& piece, size_t segment) const;  // of a piece's segment in the run
   uint64_t DenseBytes(const Piece& piece) const;
   uint64_t DenseBytes(size_t segment) const { return dense_bytes_[segment % layers_]; }
 
@@ -57,13 +57,13 @@ class KvRun {
     return int64_t{head_dims_[segment % layers_]} * DTypeBytes(memory_.dtype);
   }
   template <typename Row>
-  void ForRows(size_t segment, Row row) const;   // in dense order
+  void ForRows(size_t segment, Row row) const;  // in dense order
 
   KvMemory memory_;
   uint32_t blocks_ = 0;
   uint16_t layers_ = 0, heads_ = 0;
-  std::vector<uint16_t> head_dims_;      // [layers]
-  std::vector<uint64_t> dense_bytes_;    // [layers]
+  std::vector<uint16_t> head_dims_;    // [layers]
+  std::vector<uint64_t> dense_bytes_;  // [layers]
 };
 
 }  // namespace dyna

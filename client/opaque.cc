@@ -23,8 +23,7 @@ void Context::PutOpaqueAsync(OpaquePut request, Done<Status> done) {
                    });
 }
 Status Context::PutOpaque(OpaquePut request) {
-  return Await<Status>(core_,
-                       [&](Done<Status> done) { PutOpaqueAsync(request, std::move(done)); });
+  return Await<Status>(core_, [&](Done<Status> done) { PutOpaqueAsync(request, std::move(done)); });
 }
 
 void Context::GetOpaqueAsync(const BlockHash& key, Done<Result<OpaqueObject>> done,
@@ -38,7 +37,7 @@ void Context::GetOpaqueAsync(const BlockHash& key, Done<Result<OpaqueObject>> do
         call.over_ucx = core->options().bulk == Bulk::kUcx;
         call.deadline = core->DeadlineOf(deadline);
         call.receive = [object](const wire::Message& reply, uint64_t bytes) {
-          std::vector<std::span<std::byte>> parts;   // the channel's limit bounds `bytes`
+          std::vector<std::span<std::byte>> parts;  // the channel's limit bounds `bytes`
           if (!std::holds_alternative<wire::OpaqueReply>(reply)) return parts;
           object->bytes.resize(bytes);
           parts.emplace_back(object->bytes);

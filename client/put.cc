@@ -1,4 +1,5 @@
 // Put: see transfer.h.
+#include <algorithm>
 #include <memory>
 #include <utility>
 
@@ -9,19 +10,24 @@ namespace {
 
 class PutOp : public std::enable_shared_from_this<PutOp> {
  public:
-  PutOp(std::shared_ptr<ClientCore> core, std::shared_ptr<ContextState> context,
-        PutRequest request, KvRun run, Plan plan, std::function<void(PutResult)> done)
-      : core_(std::move(core)), context_(std::move(context)), request_(std::move(request)),
-        run_(std::move(run)), plan_(std::move(plan)), done_(std::move(done)),
+  PutOp(std::shared_ptr<ClientCore> core, std::shared_ptr<ContextState> context, PutRequest request,
+        KvRun run, Plan plan, std::function<void(PutResult)> done)
+      : core_(std::move(core)),
+        context_(std::move(context)),
+        request_(std::move(request)),
+        run_(std::move(run)),
+        plan_(std::move(plan)),
+        done_(std::move(done)),
         deadline_(core_->DeadlineOf(request_.deadline)),
         outcome_(size_t{run_.blocks()} * run_.layers()) {}
 
   void Start() {
-    RunPieces(plan_.pieces.size(), plan_.window,
-              [self = shared_from_this()](size_t i, PieceEnd end) {
-                self->Send(self->plan_.pieces[i], std::move(end));
-              },
-              [self = shared_from_this()](size_t started) { self->Finish(started); });
+    RunPieces(
+        plan_.pieces.size(), plan_.window,
+        [self = shared_from_this()](size_t i, PieceEnd end) {
+          self->Send(self->plan_.pieces[i], std::move(end));
+        },
+        [self = shared_from_this()](size_t started) { self->Finish(started); });
   }
 
  private:
@@ -44,10 +50,13 @@ class PutOp : public std::enable_shared_from_this<PutOp> {
 
   void Send(const Piece& piece, PieceEnd end) {
     switch (plan_.route) {
-      case Route::kNamed: return SendNamed(piece, std::move(end));
-      case Route::kStaged: return SendStaged(piece, std::move(end));
+      case Route::kNamed:
+        return SendNamed(piece, std::move(end));
+      case Route::kStaged:
+        return SendStaged(piece, std::move(end));
       case Route::kSocket:
-      case Route::kUcx: return SendFrame(piece, std::move(end));
+      case Route::kUcx:
+        return SendFrame(piece, std::move(end));
     }
   }
 
@@ -63,18 +72,18 @@ class PutOp : public std::enable_shared_from_this<PutOp> {
 
   void SendStaged(const Piece& piece, PieceEnd end) {
     const uint64_t bytes = run_.DenseBytes(piece);
-    core_->staging().Take(bytes, [self = shared_from_this(), piece, bytes,
-                                  end = std::move(end)](auto slice) mutable {
-      if (!slice.ok()) return end(self->outcome_.Take(self->run_, piece, slice.status(), {}));
-      self->run_.Pack(piece, (*slice)->data());
-      wire::Put m = self->Message(piece);
-      m.layout = self->run_.StagedLayout(piece, (*slice)->offset);
-      self->core_->CountInPlace(bytes, true);
-      Call call;
-      call.request = std::move(m);
-      call.region = (*slice)->region;
-      self->Submit(std::move(call), piece, std::move(*slice), std::move(end));
-    });
+    core_->staging().Take(
+        bytes, [self = shared_from_this(), piece, bytes, end = std::move(end)](auto slice) mutable {
+          if (!slice.ok()) return end(self->outcome_.Take(self->run_, piece, slice.status(), {}));
+          self->run_.Pack(piece, (*slice)->data());
+          wire::Put m = self->Message(piece);
+          m.layout = self->run_.StagedLayout(piece, (*slice)->offset);
+          self->core_->CountInPlace(bytes, true);
+          Call call;
+          call.request = std::move(m);
+          call.region = (*slice)->region;
+          self->Submit(std::move(call), piece, std::move(*slice), std::move(end));
+        });
   }
 
   void SendFrame(const Piece& piece, PieceEnd end) {
@@ -98,6 +107,7 @@ class PutOp : public std::enable_shared_from_this<PutOp> {
     call.done = [self = shared_from_this(), piece, held = std::move(held),
                  end = std::move(end)](Result<wire::Message> outcome) {
       const auto reply = Expect<wire::PutReply>(std::move(outcome));
+      if (self->TryAgain(reply.ok() ? reply->status : reply.status(), piece, end)) return;
       end(reply.ok() ? self->outcome_.Take(self->run_, piece, reply->status, reply->segments)
                      : self->outcome_.Take(self->run_, piece, reply.status(), {}));
     };
@@ -105,8 +115,7 @@ class PutOp : public std::enable_shared_from_this<PutOp> {
   }
 
   void Finish(size_t started) {
-    for (size_t i = started; i < plan_.pieces.size(); ++i)
-      outcome_.Skip(run_, plan_.pieces[i]);
+    for (size_t i = started; i < plan_.pieces.size(); ++i) outcome_.Skip(run_, plan_.pieces[i]);
     done_(PutResult{outcome_.status(), std::move(outcome_.segments())});
   }
 

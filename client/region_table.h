@@ -32,7 +32,7 @@ struct RegisteredRegion {
 
   const std::shared_ptr<Region> region;
   const std::function<void(RegisteredRegion&)> gone;
-  uint32_t id = 0;       // the daemon's name for it, on connection `epoch`
+  uint32_t id = 0;  // the daemon's name for it, on connection `epoch`
   uint64_t epoch = 0;
 
  private:

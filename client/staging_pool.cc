@@ -38,10 +38,10 @@ std::shared_ptr<StagingPool::Slice> StagingPool::TryTake(uint64_t bytes) {
 }
 
 void StagingPool::GiveBack(const Slice& slice) {
-  if (slice.region != region_) return;   // of a region that was retired since
+  if (slice.region != region_) return;  // of a region that was retired since
   auto next = free_.emplace(slice.offset, slice.bytes).first;
-  if (auto after = std::next(next); after != free_.end() &&
-                                    next->first + next->second == after->first) {
+  if (auto after = std::next(next);
+      after != free_.end() && next->first + next->second == after->first) {
     next->second += after->second;
     free_.erase(after);
   }
@@ -64,7 +64,7 @@ void StagingPool::Take(uint64_t bytes, Waiter got) {
 }
 
 void StagingPool::Serve() {
-  if (serving_ || making_ || waiting_.empty()) return;   // a waiter may give something back
+  if (serving_ || making_ || waiting_.empty()) return;  // a waiter may give something back
   if (!region_ || region_->retired()) {
     making_ = true;
     return make_(capacity_, [weak = weak_from_this()](auto region) {
@@ -84,8 +84,7 @@ void StagingPool::Serve() {
 
 void StagingPool::Stop() {
   auto waiting = std::exchange(waiting_, {});
-  for (auto& [bytes, got] : waiting)
-    got(Status(StatusCode::kCancelled, "the client is closed"));
+  for (auto& [bytes, got] : waiting) got(Status(StatusCode::kCancelled, "the client is closed"));
 }
 
 }  // namespace dyna

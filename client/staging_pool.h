@@ -41,9 +41,9 @@ class StagingPool : public std::enable_shared_from_this<StagingPool> {
 
   const uint64_t capacity_;
   MakeRegion make_;
-  std::shared_ptr<RegisteredRegion> region_;   // replaced when it is retired
-  std::map<uint64_t, uint64_t> free_;          // offset -> bytes, neighbours merged
-  std::deque<std::pair<uint64_t, Waiter>> waiting_;   // bounded by the calls that may be queued
+  std::shared_ptr<RegisteredRegion> region_;         // replaced when it is retired
+  std::map<uint64_t, uint64_t> free_;                // offset -> bytes, neighbours merged
+  std::deque<std::pair<uint64_t, Waiter>> waiting_;  // bounded by the calls that may be queued
   bool serving_ = false, making_ = false;
 };
 

@@ -18,8 +18,8 @@ class ClientCore;
 
 struct ContextState {
   ContextSpec spec;
-  std::vector<std::byte> profile;    // sent again to a daemon that was restarted
-  std::vector<RopeTable> ropes;      // one for each of spec.ropes
+  std::vector<std::byte> profile;  // sent again to a daemon that was restarted
+  std::vector<RopeTable> ropes;    // one for each of spec.ropes
   Fingerprint fingerprint = 0;
 };
 
@@ -30,7 +30,7 @@ struct LeaseState {
   std::vector<wire::LookupHit> hits;
   uint64_t id = 0;
   uint32_t run = 0;
-  uint64_t epoch = 0;                // of the connection that gave it
+  uint64_t epoch = 0;  // of the connection that gave it
   std::atomic<bool> lost{false};
   std::atomic<bool> released{false};
 };

@@ -26,18 +26,19 @@ struct ShareReader {
   const KvRun& run;
   const StoredPiece& stored;
   std::vector<DecodeJob>& jobs;
-  std::vector<std::shared_ptr<const Basis>>& bases;   // kept while jobs run
+  std::vector<std::shared_ptr<const Basis>>& bases;  // kept while jobs run
 
   Status Read(size_t segment, std::span<const std::byte> share) {
     const size_t index = run.Index(stored.piece, segment);
-    const auto layer =
-        static_cast<uint16_t>(stored.layer_begin + stored.piece.layer + segment % stored.piece.layers);
+    const auto layer = static_cast<uint16_t>(stored.layer_begin + stored.piece.layer +
+                                             segment % stored.piece.layers);
     int covered = 0;
     while (!share.empty()) {
       DYNA_ASSIGN_OR_RETURN(const SegmentHeader header, ParseSegmentHeader(share));
       if (header.bytes == 0 || header.bytes > share.size())
         return Internal("a stored segment is longer than its share");
-      DYNA_ASSIGN_OR_RETURN(const int heads, AddJob(index, layer, header, share.first(header.bytes)));
+      DYNA_ASSIGN_OR_RETURN(const int heads,
+                            AddJob(index, layer, header, share.first(header.bytes)));
       covered += heads;
       share = share.subspan(header.bytes);
     }
@@ -71,8 +72,13 @@ struct ShareReader {
     if (job.head_begin >= job.head_end) return 0;
     const int64_t first = job.head_begin - stored.head_begin;
     const KvMemory& m = run.memory();
-    job.target = {m.k[index] + first * m.k_head_stride, m.v[index] + first * m.v_head_stride,
-                  m.k_token_stride, m.k_head_stride, m.v_token_stride, m.v_head_stride, m.dtype};
+    job.target = {m.k[index] + first * m.k_head_stride,
+                  m.v[index] + first * m.v_head_stride,
+                  m.k_token_stride,
+                  m.k_head_stride,
+                  m.v_token_stride,
+                  m.v_head_stride,
+                  m.dtype};
     const auto heads = static_cast<size_t>(job.head_end - job.head_begin);
     if (!stored.live.empty())
       job.live = stored.live.subspan(index * run.heads() + static_cast<size_t>(first), heads);
@@ -109,7 +115,7 @@ void FetchBases(const std::shared_ptr<ClientCore>& core, Fingerprint context,
   call.done = [core, context, bytes, rest = std::move(rest), deadline,
                done = std::move(done)](Result<wire::Message> outcome) mutable {
     const auto reply = Expect<wire::GetBasisReply>(std::move(outcome));
-    if (!reply.ok() || !reply->status.ok()) return done();   // segments that lack one will say so
+    if (!reply.ok() || !reply->status.ok()) return done();  // segments that lack one will say so
     AddBases(*core, *bytes, reply->sizes);
     FetchBases(core, context, std::move(rest), deadline, std::move(done));
   };

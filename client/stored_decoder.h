@@ -16,11 +16,11 @@ namespace dyna {
 
 struct StoredPiece {
   std::shared_ptr<ContextState> context;
-  uint16_t layer_begin = 0, head_begin = 0;    // of the run
+  uint16_t layer_begin = 0, head_begin = 0;  // of the run
   Piece piece;
-  std::vector<wire::SegmentStatus> segments;   // `bytes`: each one's share of `payload`
-  std::span<const std::byte> payload;          // 16-byte aligned
-  std::span<uint64_t> live;                    // of the run, [segment][head]; may be empty
+  std::vector<wire::SegmentStatus> segments;  // `bytes`: each one's share of `payload`
+  std::span<const std::byte> payload;         // 16-byte aligned
+  std::span<uint64_t> live;                   // of the run, [segment][head]; may be empty
 };
 
 // Gets the bases that the core lacks from the daemon; `done` when they are there, or cannot be.

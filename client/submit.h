@@ -23,7 +23,8 @@ void SubmitFor(ClientCore& core, wire::Message request, Deadline deadline,
   Call call;
   call.request = std::move(request);
   call.deadline = core.DeadlineOf(deadline);
-  call.done = [done = std::move(done), convert = std::move(convert)](Result<wire::Message> outcome) {
+  call.done = [done = std::move(done),
+               convert = std::move(convert)](Result<wire::Message> outcome) {
     auto reply = Expect<R>(std::move(outcome));
     if (!reply.ok()) return done(FailedWith<T>(reply.status()));
     if (!reply->status.ok()) return done(FailedWith<T>(reply->status));
@@ -37,26 +38,26 @@ inline Result<uint64_t> AwaitCount(const std::shared_ptr<ClientCore>& core, wire
                                    Deadline deadline) {
   using Count = Result<uint64_t>;
   return Await<Count>(core, [&](std::function<void(Count)> done) {
-    RunAsync<Count>(core, std::move(done),
-                    [core, request = std::move(request), deadline](
-                        std::function<void(Count)> then) mutable {
-                      SubmitFor<wire::CountReply, Count>(
-                          *core, std::move(request), deadline, std::move(then),
-                          [](wire::CountReply reply) -> Count { return reply.count; });
-                    });
+    RunAsync<Count>(
+        core, std::move(done),
+        [core, request = std::move(request), deadline](std::function<void(Count)> then) mutable {
+          SubmitFor<wire::CountReply, Count>(
+              *core, std::move(request), deadline, std::move(then),
+              [](wire::CountReply reply) -> Count { return reply.count; });
+        });
   });
 }
 // The same for what is answered by its status alone.
 inline Status AwaitStatus(const std::shared_ptr<ClientCore>& core, wire::Message request,
                           Deadline deadline) {
   return Await<Status>(core, [&](std::function<void(Status)> done) {
-    RunAsync<Status>(core, std::move(done),
-                     [core, request = std::move(request), deadline](
-                         std::function<void(Status)> then) mutable {
-                       SubmitFor<wire::StatusReply, Status>(
-                           *core, std::move(request), deadline, std::move(then),
-                           [](const wire::StatusReply& reply) { return reply.status; });
-                     });
+    RunAsync<Status>(
+        core, std::move(done),
+        [core, request = std::move(request), deadline](std::function<void(Status)> then) mutable {
+          SubmitFor<wire::StatusReply, Status>(
+              *core, std::move(request), deadline, std::move(then),
+              [](const wire::StatusReply& reply) { return reply.status; });
+        });
   });
 }
 

@@ -13,8 +13,8 @@ struct TestDaemon::Session : FrameSink, std::enable_shared_from_this<TestDaemon:
   explicit Session(TestDaemon& owner) : d(owner) {}
 
   Admission OnFrame(const InFrame& frame) override {
-    auto message = wire::Parse(
-        {reinterpret_cast<const uint8_t*>(frame.control.data()), frame.control.size()});
+    auto message =
+        wire::Parse({reinterpret_cast<const uint8_t*>(frame.control.data()), frame.control.size()});
     if (!message.ok()) return Admission::Close(message.status());
     const uint64_t id = frame.header.request_id;
     d.max_in_flight = std::max(d.max_in_flight.load(), ++d.in_flight);
@@ -65,8 +65,10 @@ struct TestDaemon::Session : FrameSink, std::enable_shared_from_this<TestDaemon:
           std::byte* at = base + (v ? l.v_offsets[s] : l.k_offsets[s]) +
                           h * (v ? l.v_head_stride : l.k_head_stride) +
                           t * (v ? l.v_token_stride : l.k_token_stride);
-          if (in) std::memcpy(dense, at, row);
-          else std::memcpy(at, dense, row);
+          if (in)
+            std::memcpy(dense, at, row);
+          else
+            std::memcpy(at, dense, row);
         }
   }
 
@@ -112,8 +114,8 @@ struct TestDaemon::Session : FrameSink, std::enable_shared_from_this<TestDaemon:
         const bool hit = d.segments_.count({h, l->shard.layer_begin}) > 0;
         leading = leading && hit;
         if (leading) ++r.run;
-        r.hits.push_back({hit ? StatusCode::kOk : StatusCode::kMiss,
-                          hit ? Tier::kHost : Tier::kNone, 0, 16, 0});
+        r.hits.push_back(
+            {hit ? StatusCode::kOk : StatusCode::kMiss, hit ? Tier::kHost : Tier::kNone, 0, 16, 0});
       }
       if (l->lease && r.run > 0) {
         r.lease = d.next_lease_++;
@@ -218,8 +220,7 @@ struct TestDaemon::Session : FrameSink, std::enable_shared_from_this<TestDaemon:
   }
 
   std::vector<std::byte> Encode(const wire::Fetch& f, const ContextSpec& spec,
-                                const BlockHash& hash, uint16_t layer,
-                                std::span<std::byte> dense) {
+                                const BlockHash& hash, uint16_t layer, std::span<std::byte> dense) {
     const LayerShape& shape = spec.layers[layer];
     EncodeJob job;
     job.id = {f.context, 0, hash, 1, layer, 0, shape.kv_heads, shape.head_dim, spec.dtype};

@@ -42,13 +42,13 @@ class TestDaemon {
 
  private:
   struct Session;
-  void OnLoop(std::function<void()> task);   // waits for it
+  void OnLoop(std::function<void()> task);  // waits for it
 
   asio::io_context loop_{1};
   asio::executor_work_guard<asio::io_context::executor_type> work_{loop_.get_executor()};
   std::unique_ptr<SocketListener> listener_;
   std::set<std::shared_ptr<Session>> sessions_;
-  std::map<std::pair<BlockHash, uint16_t>, std::vector<std::byte>> segments_;   // dense
+  std::map<std::pair<BlockHash, uint16_t>, std::vector<std::byte>> segments_;  // dense
   std::map<BlockHash, std::vector<std::byte>> opaque_;
   std::map<Fingerprint, ContextSpec> contexts_;
   std::unique_ptr<Backend> backend_;

@@ -63,7 +63,7 @@ void RunPieces(size_t pieces, size_t window, std::function<void(size_t, PieceEnd
     std::function<void(size_t)> done;
 
     void Pump() {
-      if (pumping) return;   // a piece ended before its start returned
+      if (pumping) return;  // a piece ended before its start returned
       pumping = true;
       while (go_on && next < pieces && open < window) {
         ++open;
@@ -94,8 +94,10 @@ bool Outcome::Take(const KvRun& run, const Piece& piece, const Status& status,
                      std::to_string(piece.segments()) + " segments");
   for (size_t s = 0; s < piece.segments(); ++s) {
     wire::SegmentStatus& at = segments_[run.Index(piece, s)];
-    if (each) at = segments[s];
-    else at.status = whole.code();
+    if (each)
+      at = segments[s];
+    else
+      at.status = whole.code();
     if (at.status != StatusCode::kOk && at.status != StatusCode::kExists)
       Note(run.Index(piece, s),
            at.status == whole.code()

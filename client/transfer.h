@@ -22,16 +22,16 @@ void StartFetch(const std::shared_ptr<ClientCore>& core, std::shared_ptr<LeaseSt
 
 // How a piece of K and V travels.
 enum class Route : uint8_t {
-  kNamed,    // where it lies, in a registered region
-  kStaged,   // copied through the staging region
-  kSocket,   // in a frame
-  kUcx,      // in a frame over UCX
+  kNamed,   // where it lies, in a registered region
+  kStaged,  // copied through the staging region
+  kSocket,  // in a frame
+  kUcx,     // in a frame over UCX
 };
 struct Plan {
   Route route = Route::kSocket;
-  std::shared_ptr<RegisteredRegion> region;   // kNamed
+  std::shared_ptr<RegisteredRegion> region;  // kNamed
   std::vector<Piece> pieces;
-  size_t window = 1;                          // messages in flight
+  size_t window = 1;  // messages in flight
 };
 // `stored`: the reply brings segments as they are stored, which come in frames only.
 Result<Plan> MakePlan(ClientCore& core, const KvRun& run, size_t max_segments, bool stored);

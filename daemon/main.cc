@@ -39,22 +39,26 @@ Result<config::Options> OptionsFrom(const Arguments& a) {
                                                              {"log.level", &a.log_level}};
   for (const auto& [key, value] : keys)
     if (!value->empty()) DYNA_RETURN_IF_ERROR(config::Set(options, key, *value));
-  if (a.admin_port) DYNA_RETURN_IF_ERROR(config::Set(options, "admin.port", std::to_string(*a.admin_port)));
+  if (a.admin_port)
+    DYNA_RETURN_IF_ERROR(config::Set(options, "admin.port", std::to_string(*a.admin_port)));
   DYNA_RETURN_IF_ERROR(config::Validate(options));
   return config::Resolve(options, config::ThisMachine());
 }
 
 int Main(int argc, char** argv) {
   Arguments a;
-  CLI::App app("dynacompressd: keeps the KV caches of this node's inference workers compressed.\n"
-               "Without a configuration file the defaults fit the machine.");
+  CLI::App app(
+      "dynacompressd: keeps the KV caches of this node's inference workers compressed.\n"
+      "Without a configuration file the defaults fit the machine.");
   app.set_version_flag("--version", DYNA_VERSION);
-  app.add_option("-c,--config", a.config, "TOML file (deploy/dynacompressd.toml documents every key)");
+  app.add_option("-c,--config", a.config,
+                 "TOML file (deploy/dynacompressd.toml documents every key)");
   app.add_option("--socket", a.socket, "control socket (server.socket)");
   app.add_option("--state-dir", a.state_dir, "where spill and bank live (server.state_dir)");
   app.add_option("--arena", a.arena, "memory for encoded blocks, e.g. 8GiB (arena.bytes)");
   app.add_option("--budget", a.budget, "bytes that blocks may hold of it (budget.bytes)");
-  app.add_option("--admin-port", a.admin_port, "port of the admin page, 0: any free one (admin.port)");
+  app.add_option("--admin-port", a.admin_port,
+                 "port of the admin page, 0: any free one (admin.port)");
   app.add_option("--log-level", a.log_level, "debug, info, warn or error (log.level)");
   app.add_flag("--check-config", a.check, "check the configuration and exit");
   app.add_flag("--print-config", a.print, "print the configuration as it would be used and exit");

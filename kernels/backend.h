@@ -53,21 +53,21 @@ struct TileMeasure {
 };
 
 struct EncodeJob {
-  SegmentId id;                       // what the header says (segment.h)
-  KvView source;                      // [kv_heads][64][head_dim] by strides
-  const Basis* basis = nullptr;       // REQUIRED for level kinds; outlives the call
-  const RopeTable* rope = nullptr;    // REQUIRED with a `pre` basis whose layer has a rope
-  uint64_t pins = 0;                  // tokens kept raw
-  std::span<const TilePlan> plan;     // [kv_heads]
-  std::span<std::byte> out;           // >= EncodedBytes(...); 16-byte aligned
+  SegmentId id;                     // what the header says (segment.h)
+  KvView source;                    // [kv_heads][64][head_dim] by strides
+  const Basis* basis = nullptr;     // REQUIRED for level kinds; outlives the call
+  const RopeTable* rope = nullptr;  // REQUIRED with a `pre` basis whose layer has a rope
+  uint64_t pins = 0;                // tokens kept raw
+  std::span<const TilePlan> plan;   // [kv_heads]
+  std::span<std::byte> out;         // >= EncodedBytes(...); 16-byte aligned
   // results
   // INVALID names layer, head and token of a value that cannot be coded. TOO_LARGE: `out` holds
   // fewer than `bytes`; also where a level's scale is above LOG8's top and the tile became plain8
   // (formats 2), which needs more than was planned.
   Status status;
-  uint32_t bytes = 0;                 // of the segment, a multiple of kArenaUnit
-  float nmse = 0;                     // mean over the K and V tiles of error / energy; none: 1
-  std::span<TileMeasure> measure;     // [kv_heads], may be empty
+  uint32_t bytes = 0;              // of the segment, a multiple of kArenaUnit
+  float nmse = 0;                  // mean over the K and V tiles of error / energy; none: 1
+  std::span<TileMeasure> measure;  // [kv_heads], may be empty
 };
 
 struct DecodeJob {
@@ -86,15 +86,15 @@ struct DecodeJob {
 // more bits: INVALID; V reaches 1 bit only from 8 bits or raw. A segment that has a basis keeps it.
 struct TranscodeJob {
   std::span<const std::byte> segment;
-  const Basis* basis = nullptr;       // the segment's own, or the one its first level will fix
+  const Basis* basis = nullptr;  // the segment's own, or the one its first level will fix
   const RopeTable* rope = nullptr;
   // [kv_heads]; a kind equal to today's copies the tile's bytes; live: a subset of today's.
   std::span<const TilePlan> plan;
-  std::span<std::byte> out;           // does not overlap `segment`
+  std::span<std::byte> out;  // does not overlap `segment`
   Status status;
   uint32_t bytes = 0;
-  float nmse = 0;                     // error so far + error added (an estimate: flags say so)
-  std::span<TileMeasure> measure;     // error added by this step alone; 0 where bytes were copied
+  float nmse = 0;                  // error so far + error added (an estimate: flags say so)
+  std::span<TileMeasure> measure;  // error added by this step alone; 0 where bytes were copied
 };
 
 // Window attention over held blocks (policy 1). Blocks must be the chain from the root.
@@ -105,28 +105,28 @@ struct ScoreJob {
     const RopeTable* rope = nullptr;
   };
   std::span<const Block> chain;
-  std::span<const float> queries;     // [W][q_heads][head_dim], post-RoPE
-  std::span<const float> lse;         // [W][q_heads]; empty: the held blocks are the denominator
+  std::span<const float> queries;  // [W][q_heads][head_dim], post-RoPE
+  std::span<const float> lse;      // [W][q_heads]; empty: the held blocks are the denominator
   uint32_t first_query_position = 0;
-  uint16_t q_heads = 0;               // a multiple of the chain's kv_heads
-  uint32_t window = 0;                // of a sliding layer, 0: full
-  float scale = 0;                    // 1 / sqrt(head_dim) unless the model says otherwise
+  uint16_t q_heads = 0;  // a multiple of the chain's kv_heads
+  uint32_t window = 0;   // of a sliding layer, 0: full
+  float scale = 0;       // 1 / sqrt(head_dim) unless the model says otherwise
   // Result: x_i = a'_i * L_visible (policy 1), the mean over the queries that see token i; sinks
   // (the first 4 tokens, whose x is 0) removed, group reduced by max. L_visible counts the visible
   // tokens without sinks: all of them with `lse`, the held ones without.
-  std::span<float> relative;          // [kv_heads][chain.size() * 64]
+  std::span<float> relative;  // [kv_heads][chain.size() * 64]
   Status status;
 };
 
 // Sums that a basis is made of (policy 2), of one block. Results are added to what is there.
 struct MomentsJob {
-  KvView source;                      // only k is read
-  const RopeTable* rope = nullptr;    // null: frame `post`
+  KvView source;                    // only k is read
+  const RopeTable* rope = nullptr;  // null: frame `post`
   uint32_t block_index = 0;
-  uint64_t pins = 0;                  // tokens that do not count
+  uint64_t pins = 0;  // tokens that do not count
   uint16_t kv_heads = 0, head_dim = 0;
-  std::span<uint32_t> count;          // [kv_heads] unpinned tokens
-  std::span<float> sum;               // [kv_heads][d] of x
+  std::span<uint32_t> count;  // [kv_heads] unpinned tokens
+  std::span<float> sum;       // [kv_heads][d] of x
   // [kv_heads][d (d + 1) / 2], upper triangle of sum (x - tile's mean)(x - tile's mean)'.
   std::span<float> scatter;
   Status status;
@@ -134,12 +134,12 @@ struct MomentsJob {
 
 // The same of one window of queries: second moments, per kv head over its group of query heads.
 struct QueryMomentsJob {
-  std::span<const float> queries;     // [W][q_heads][head_dim], post-RoPE
-  const RopeTable* rope = nullptr;    // null: frame `post`, else RoPE is undone first
+  std::span<const float> queries;   // [W][q_heads][head_dim], post-RoPE
+  const RopeTable* rope = nullptr;  // null: frame `post`, else RoPE is undone first
   uint32_t first_query_position = 0;
   uint16_t q_heads = 0, kv_heads = 0, head_dim = 0;
-  std::span<uint32_t> count;          // [kv_heads] query vectors
-  std::span<float> second;            // [kv_heads][d (d + 1) / 2], upper triangle of sum q q'
+  std::span<uint32_t> count;  // [kv_heads] query vectors
+  std::span<float> second;    // [kv_heads][d (d + 1) / 2], upper triangle of sum q q'
   Status status;
 };
 

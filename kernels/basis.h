@@ -22,8 +22,8 @@ struct BasisInfo {
   Fingerprint fingerprint = 0;
   uint16_t layer = 0, head0 = 0, kv_heads = 0, head_dim = 0;
   Frame frame = Frame::kPre;
-  uint8_t run = 0;      // 8 or 16
-  uint8_t levels = 0;   // 1..16; level 0 is the mean
+  uint8_t run = 0;     // 8 or 16
+  uint8_t levels = 0;  // 1..16; level 0 is the mean
   BasisSource source = BasisSource::kLearned;
   uint32_t tokens = 0, queries = 0;  // it was learned from
 };
@@ -57,9 +57,7 @@ class Basis {
   // Everything this object keeps in memory: the bytes and their f32 copies.
   size_t memory_bytes() const;
   int runs() const { return info_.head_dim / info_.run; }
-  bool Covers(int head) const {
-    return head >= info_.head0 && head < info_.head0 + info_.kv_heads;
-  }
+  bool Covers(int head) const { return head >= info_.head0 && head < info_.head0 + info_.kv_heads; }
 
   // Below, `head` is absolute (REQUIRES Covers) and `level` < info().levels.
   bool seen(int head) const;  // false: the head stays on the plain kinds
@@ -87,8 +85,8 @@ class Basis {
  private:
   struct Cell {
     std::vector<float> mu, a, b, variances;
-    std::vector<uint8_t> widths;       // [levels][runs]
-    std::vector<int> live;             // [levels]
+    std::vector<uint8_t> widths;             // [levels][runs]
+    std::vector<int> live;                   // [levels]
     std::vector<std::vector<float>> probes;  // [levels]
     bool seen = false;
   };

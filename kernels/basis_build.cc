@@ -52,8 +52,7 @@ Result<std::shared_ptr<const Basis>> Basis::Build(const BasisInfo& info,
   const auto levels = LayerLadder(spans, info.run);
 
   const int level_count = static_cast<int>(levels.size());
-  std::vector<std::byte> bytes(
-      BasisBytes(info.kv_heads, info.head_dim, info.run, level_count));
+  std::vector<std::byte> bytes(BasisBytes(info.kv_heads, info.head_dim, info.run, level_count));
   std::byte* h = bytes.data();
   std::memcpy(h, at::kMagic, sizeof at::kMagic);
   Put(h + at::kVersionAt, at::kVersion);

@@ -9,9 +9,9 @@ namespace dyna::basis_layout {
 inline constexpr char kMagic[4] = {'D', 'Y', 'N', 'B'};
 inline constexpr uint16_t kVersion = 1;
 inline constexpr size_t kVersionAt = 4, kHeaderBytesAt = 6, kFingerprintAt = 8, kLayerAt = 16,
-                        kHead0At = 18, kKvHeadsAt = 20, kHeadDimAt = 22, kFrameAt = 24,
-                        kRunAt = 25, kLevelsAt = 26, kSourceAt = 27, kTokensAt = 28,
-                        kQueriesAt = 32, kReservedAt = 36, kCrcAt = 60;
+                        kHead0At = 18, kKvHeadsAt = 20, kHeadDimAt = 22, kFrameAt = 24, kRunAt = 25,
+                        kLevelsAt = 26, kSourceAt = 27, kTokensAt = 28, kQueriesAt = 32,
+                        kReservedAt = 36, kCrcAt = 60;
 
 // Offsets of one head's parts from its start, each padded to 16 bytes.
 struct CellLayout {

@@ -85,7 +85,8 @@ TEST(Basis, ProbesEstimateTheEnergyOfDeadChannels) {
         return sum * sum;
       };
       for (int c = live; c < 64; ++c) exact += project(basis->a(0) + c * 64);
-      for (int p = 0; p < Basis::kProbes; ++p) estimate += project(basis->probes(0, level) + p * 64);
+      for (int p = 0; p < Basis::kProbes; ++p)
+        estimate += project(basis->probes(0, level) + p * 64);
     }
   }
   EXPECT_NEAR(estimate / exact, 1, .1);

@@ -111,16 +111,16 @@ DYNA_HD inline int FloorClamped(float x, int lo, int hi) {
 
 // ---- LOG8 and LOG8E: sixteenths of a doubling, without log2
 
-inline constexpr float kLog8Power[16] = {  // 2^(i / 16)
-    0x1.000000p+0f, 0x1.0b5586p+0f, 0x1.172b84p+0f, 0x1.2387a6p+0f,
-    0x1.306fe0p+0f, 0x1.3dea64p+0f, 0x1.4bfdaep+0f, 0x1.5ab07ep+0f,
-    0x1.6a09e6p+0f, 0x1.7a1148p+0f, 0x1.8ace54p+0f, 0x1.9c4918p+0f,
+inline constexpr float kLog8Power[16] = {
+    // 2^(i / 16)
+    0x1.000000p+0f, 0x1.0b5586p+0f, 0x1.172b84p+0f, 0x1.2387a6p+0f, 0x1.306fe0p+0f, 0x1.3dea64p+0f,
+    0x1.4bfdaep+0f, 0x1.5ab07ep+0f, 0x1.6a09e6p+0f, 0x1.7a1148p+0f, 0x1.8ace54p+0f, 0x1.9c4918p+0f,
     0x1.ae89fap+0f, 0x1.c199bep+0f, 0x1.d5818ep+0f, 0x1.ea4afap+0f,
 };
-inline constexpr float kLog8Middle[16] = {  // 2^((i + 1/2) / 16)
-    0x1.059b0ep+0f, 0x1.11301ep+0f, 0x1.1d4874p+0f, 0x1.29e9e0p+0f,
-    0x1.371a74p+0f, 0x1.44e086p+0f, 0x1.5342b6p+0f, 0x1.6247ecp+0f,
-    0x1.71f75ep+0f, 0x1.82589ap+0f, 0x1.93737cp+0f, 0x1.a5503cp+0f,
+inline constexpr float kLog8Middle[16] = {
+    // 2^((i + 1/2) / 16)
+    0x1.059b0ep+0f, 0x1.11301ep+0f, 0x1.1d4874p+0f, 0x1.29e9e0p+0f, 0x1.371a74p+0f, 0x1.44e086p+0f,
+    0x1.5342b6p+0f, 0x1.6247ecp+0f, 0x1.71f75ep+0f, 0x1.82589ap+0f, 0x1.93737cp+0f, 0x1.a5503cp+0f,
     0x1.b7f770p+0f, 0x1.cb720ep+0f, 0x1.dfc974p+0f, 0x1.f50766p+0f,
 };
 
@@ -185,10 +185,10 @@ DYNA_HD inline float TreeSum(int n, const F& value, int first = 0, int step = 1,
 // ---- K, per channel over the rows that count
 
 struct KScale {
-  float scale = 0;       // as decoded
-  float offset = 0;      // m, rounded to f16
+  float scale = 0;   // as decoded
+  float offset = 0;  // m, rounded to f16
   uint16_t m_bits = 0;
-  int scale_bits = 0;    // f16, or the LOG8 byte, or kAboveLog8
+  int scale_bits = 0;  // f16, or the LOG8 byte, or kAboveLog8
 };
 
 // Widths 8 and 4. Offsets are never -0 (the + 0): which zero a minimum finds is not defined.

@@ -37,8 +37,8 @@ TEST(F16, RoundsToNearestEven) {
 
 TEST(Bf16, RoundsToNearestEven) {
   EXPECT_EQ(F32ToBf16(1.0f), 0x3f80);
-  EXPECT_EQ(F32ToBf16(1.00390625f), 0x3f80);               // a tie, to even
-  EXPECT_EQ(F32ToBf16(1.01171875f), 0x3f82);               // a tie, to even
+  EXPECT_EQ(F32ToBf16(1.00390625f), 0x3f80);  // a tie, to even
+  EXPECT_EQ(F32ToBf16(1.01171875f), 0x3f82);  // a tie, to even
   EXPECT_TRUE(std::isnan(Bf16ToF32(F32ToBf16(std::nanf("")))));
 }
 
@@ -50,9 +50,9 @@ TEST(E4m3, EveryValueSurvivesARoundTripAndLargeOnesSaturate) {
   }
   EXPECT_EQ(E4m3ToF32(F32ToE4m3(449)), 448);
   EXPECT_EQ(E4m3ToF32(F32ToE4m3(-1e9f)), -448);
-  EXPECT_EQ(E4m3ToF32(F32ToE4m3(0x1p-10f)), 0);             // a tie, to even
-  EXPECT_EQ(E4m3ToF32(F32ToE4m3(0x1.8p-9f)), 0x1p-8f);      // a tie, to even
-  EXPECT_EQ(E4m3ToF32(F32ToE4m3(17.0f)), 16.0f);            // a tie, to even
+  EXPECT_EQ(E4m3ToF32(F32ToE4m3(0x1p-10f)), 0);         // a tie, to even
+  EXPECT_EQ(E4m3ToF32(F32ToE4m3(0x1.8p-9f)), 0x1p-8f);  // a tie, to even
+  EXPECT_EQ(E4m3ToF32(F32ToE4m3(17.0f)), 16.0f);        // a tie, to even
 }
 
 TEST(Log8, IsTheNearestSixteenthOfADoubling) {

@@ -35,10 +35,14 @@ std::vector<Step> StepsOf(std::span<const float> variances, int run) {
 
 double WidthError(int width) {
   switch (width) {
-    case 0: return 1;
-    case 2: return .125;
-    case 4: return .0085;
-    default: return 3e-5;
+    case 0:
+      return 1;
+    case 2:
+      return .125;
+    case 4:
+      return .0085;
+    default:
+      return 3e-5;
   }
 }
 

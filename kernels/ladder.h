@@ -12,8 +12,8 @@ namespace dyna {
 
 inline constexpr int kMaxLevels = 16;
 // Mean bits of a channel that the levels aim at; L2 is the level of target 2.
-inline constexpr std::array<double, 12> kLevelTargets = {0,    .5,  .75, 1,   1.25, 1.5,
-                                                         1.75, 2,   2.5, 3,   4,    5};
+inline constexpr std::array<double, 12> kLevelTargets = {0,    .5, .75, 1, 1.25, 1.5,
+                                                         1.75, 2,  2.5, 3, 4,    5};
 
 // Error of a width, relative to the variance of what it codes (formats 1); width in {0, 2, 4, 8}.
 double WidthError(int width);

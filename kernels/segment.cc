@@ -44,12 +44,18 @@ std::optional<size_t> KTileBytes(uint8_t k_kind, int head_dim, DType dtype,
                                  std::span<const uint8_t> widths, int run) {
   const size_t d = static_cast<size_t>(head_dim);
   switch (k_kind) {
-    case kind::kRaw: return RawTileBytes(head_dim, dtype);
-    case kind::kFp8: return Fp8Bytes(head_dim);
-    case kind::kPlain8: return 2 * d + 2 * d + 64 * d;
-    case kind::kPlain4: return 2 * d + 2 * d + 32 * d;
-    case kind::kNone: return 0;
-    default: break;
+    case kind::kRaw:
+      return RawTileBytes(head_dim, dtype);
+    case kind::kFp8:
+      return Fp8Bytes(head_dim);
+    case kind::kPlain8:
+      return 2 * d + 2 * d + 64 * d;
+    case kind::kPlain4:
+      return 2 * d + 2 * d + 32 * d;
+    case kind::kNone:
+      return 0;
+    default:
+      break;
   }
   if (!kind::IsLevel(k_kind) || widths.empty()) return std::nullopt;
   const size_t r = static_cast<size_t>(run);
@@ -76,15 +82,24 @@ std::optional<size_t> KTileBytes(uint8_t k_kind, int head_dim, DType dtype, cons
 std::optional<size_t> VTileBytes(uint8_t v_kind, int head_dim, DType dtype) {
   const size_t d = static_cast<size_t>(head_dim);
   switch (v_kind) {
-    case kind::kRaw: return RawTileBytes(head_dim, dtype);
-    case kind::kFp8: return Fp8Bytes(head_dim);
-    case kind::kNone: return 0;
-    case kind::VBits(0): return 2 * d;
-    case kind::VBits(1): return 64 + 8 * d;
-    case kind::VBits(2): return 64 + 16 * d;
-    case kind::VBits(4): return 64 + 32 * d;
-    case kind::VBits(8): return 128 + 64 * d;
-    default: return std::nullopt;
+    case kind::kRaw:
+      return RawTileBytes(head_dim, dtype);
+    case kind::kFp8:
+      return Fp8Bytes(head_dim);
+    case kind::kNone:
+      return 0;
+    case kind::VBits(0):
+      return 2 * d;
+    case kind::VBits(1):
+      return 64 + 8 * d;
+    case kind::VBits(2):
+      return 64 + 16 * d;
+    case kind::VBits(4):
+      return 64 + 32 * d;
+    case kind::VBits(8):
+      return 128 + 64 * d;
+    default:
+      return std::nullopt;
   }
 }
 

@@ -68,7 +68,7 @@ constexpr size_t RawSegmentBytes(const SegmentId& id) {
 struct TileView {
   uint8_t k_kind = kind::kNone, v_kind = kind::kNone;
   int8_t v_exp = 0;
-  uint64_t live = 0;              // logical tokens; row r of the tile is the r-th live one
+  uint64_t live = 0;  // logical tokens; row r of the tile is the r-th live one
   std::span<const std::byte> k, v;
 };
 

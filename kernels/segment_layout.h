@@ -11,10 +11,9 @@ namespace dyna::segment_layout {
 
 inline constexpr char kMagic[4] = {'D', 'Y', 'N', 'S'};
 inline constexpr size_t kVersionAt = 4, kHeaderBytesAt = 6, kFingerprintAt = 8, kBasisAt = 16,
-                        kBlockAt = 24, kIndexAt = 56, kLayerAt = 60, kHead0At = 62,
-                        kKvHeadsAt = 64, kHeadDimAt = 66, kDtypeAt = 68, kReservedAt = 69,
-                        kFlagsAt = 70, kPinsAt = 72, kBytesAt = 80, kNmseAt = 84,
-                        kReserved2At = 88, kCrcAt = 124;
+                        kBlockAt = 24, kIndexAt = 56, kLayerAt = 60, kHead0At = 62, kKvHeadsAt = 64,
+                        kHeadDimAt = 66, kDtypeAt = 68, kReservedAt = 69, kFlagsAt = 70,
+                        kPinsAt = 72, kBytesAt = 80, kNmseAt = 84, kReserved2At = 88, kCrcAt = 124;
 
 // One entry of the directory, 16 bytes.
 inline constexpr size_t kEntryBytes = 16;

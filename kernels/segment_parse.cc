@@ -56,8 +56,7 @@ Result<SegmentHeader> ParseSegmentHeader(std::span<const std::byte> bytes) {
   const std::byte* h = bytes.data();
   if (std::memcmp(h, at::kMagic, sizeof at::kMagic) != 0) return Bad("magic");
   if (at::Get<uint16_t>(h + at::kVersionAt) != kSegmentVersion)
-    return Unsupported("segment: version " +
-                       std::to_string(at::Get<uint16_t>(h + at::kVersionAt)));
+    return Unsupported("segment: version " + std::to_string(at::Get<uint16_t>(h + at::kVersionAt)));
   if (at::Get<uint16_t>(h + at::kHeaderBytesAt) != kSegmentHeaderBytes) return Bad("header bytes");
   SegmentHeader header;
   SegmentId& id = header.id;

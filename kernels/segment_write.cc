@@ -20,9 +20,8 @@ Result<SegmentWriter> SegmentWriter::Create(std::span<std::byte> out, const Segm
                                             const Basis* basis) {
   SegmentWriter writer;
   writer.id_ = id;
-  const bool has_level = std::any_of(plan.begin(), plan.end(), [](const TilePlan& tile) {
-    return kind::IsLevel(tile.k_kind);
-  });
+  const bool has_level = std::any_of(
+      plan.begin(), plan.end(), [](const TilePlan& tile) { return kind::IsLevel(tile.k_kind); });
   if (!has_level) writer.id_.basis = 0;
   const size_t bytes = EncodedBytes(id, plan, pins, basis);
   if (bytes > UINT32_MAX) return TooLarge("segment: more than 4 GiB");

@@ -124,7 +124,9 @@ inline void TurnRow(const Rope& rope, double position, double* row, int sign = 1
 // K and V of some heads in a dtype, [head][K, V][64][d], with views of both kinds.
 struct KvBuffer {
   KvBuffer(int heads_, int d_, DType dtype_)
-      : heads(heads_), d(d_), dtype(dtype_),
+      : heads(heads_),
+        d(d_),
+        dtype(dtype_),
         bytes(static_cast<size_t>(heads_ * 2 * kBlockTokens * d_ * DTypeBytes(dtype_)) + 64) {}
   std::byte* at(int head, bool v, int t, int c) {
     const int64_t row = (static_cast<int64_t>(head) * 2 + (v ? 1 : 0)) * kBlockTokens + t;
@@ -152,13 +154,23 @@ struct KvBuffer {
   }
   KvView view() {
     const int64_t row = d * DTypeBytes(dtype);
-    return {at(0, false, 0, 0), at(0, true, 0, 0), row, 2 * kBlockTokens * row,
-            row, 2 * kBlockTokens * row, dtype};
+    return {at(0, false, 0, 0),
+            at(0, true, 0, 0),
+            row,
+            2 * kBlockTokens * row,
+            row,
+            2 * kBlockTokens * row,
+            dtype};
   }
   MutableKvView target() {
     const int64_t row = d * DTypeBytes(dtype);
-    return {at(0, false, 0, 0), at(0, true, 0, 0), row, 2 * kBlockTokens * row,
-            row, 2 * kBlockTokens * row, dtype};
+    return {at(0, false, 0, 0),
+            at(0, true, 0, 0),
+            row,
+            2 * kBlockTokens * row,
+            row,
+            2 * kBlockTokens * row,
+            dtype};
   }
   int heads, d;
   DType dtype;
@@ -166,8 +178,8 @@ struct KvBuffer {
 };
 
 // Fills K (through the model and its rope at `block_index`) and V (normal).
-inline void FillKv(const Model& model, const Rope& rope, uint32_t block_index,
-                   std::mt19937& random, KvBuffer* kv) {
+inline void FillKv(const Model& model, const Rope& rope, uint32_t block_index, std::mt19937& random,
+                   KvBuffer* kv) {
   std::normal_distribution<double> normal;
   for (int h = 0; h < kv->heads; ++h) {
     std::vector<double> x = model.SampleX(h, random);
@@ -195,9 +207,7 @@ inline SegmentId MakeId(int d, int kv_heads, DType dtype, const Basis* basis,
 // 16-byte aligned bytes, as an arena would give them.
 struct AlignedBytes {
   explicit AlignedBytes(size_t n) : units((n + 15) / 16), size(n) {}
-  std::span<std::byte> span() {
-    return {reinterpret_cast<std::byte*>(units.data()), size};
-  }
+  std::span<std::byte> span() { return {reinterpret_cast<std::byte*>(units.data()), size}; }
   struct alignas(16) Unit {
     std::byte b[16];
   };

@@ -20,15 +20,18 @@ Status ValidateLayer(const LayerShape& l, size_t index, const ContextSpec& spec)
   if (l.kind != LayerKind::kFull && l.kind != LayerKind::kSliding && l.kind != LayerKind::kOpaque)
     return Invalid(where + "unknown layer kind");
   if (l.kind == LayerKind::kOpaque) return {};
-  if (l.kv_heads == 0 || l.kv_heads > kMaxKvHeads) return Invalid(where + "kv_heads not in 1..1024");
+  if (l.kv_heads == 0 || l.kv_heads > kMaxKvHeads)
+    return Invalid(where + "kv_heads not in 1..1024");
   if (l.head_dim == 0 || l.head_dim % 16 != 0 || l.head_dim > kMaxHeadDim)
     return Invalid(where + "head_dim is not a multiple of 16 in 16..256");
   if (l.q_heads % l.kv_heads != 0 || l.q_heads / l.kv_heads > 128)
     return Invalid(where + "q_heads is not a multiple of kv_heads (at most 128 a group)");
-  if (l.kind == LayerKind::kSliding && l.window == 0) return Invalid(where + "sliding without a window");
+  if (l.kind == LayerKind::kSliding && l.window == 0)
+    return Invalid(where + "sliding without a window");
   if (l.max_position == 0) return Invalid(where + "max_position is 0");
   if (l.rope >= spec.ropes.size()) return Invalid(where + "rope index out of range");
-  if (spec.ropes[l.rope].rotary_dim > l.head_dim) return Invalid(where + "rotary_dim above head_dim");
+  if (spec.ropes[l.rope].rotary_dim > l.head_dim)
+    return Invalid(where + "rotary_dim above head_dim");
   return {};
 }
 
@@ -47,7 +50,8 @@ Status Validate(const ContextSpec& spec) {
   if (!Printable(spec.revision, 0, 256)) return Invalid("revision: at most 256 printable bytes");
   if (!Printable(spec.adapter, 0, 256)) return Invalid("adapter: at most 256 printable bytes");
   if (spec.dtype < DType::kF32 || spec.dtype > DType::kE5m2) return Invalid("dtype: unknown");
-  if (spec.layers.empty() || spec.layers.size() > kMaxLayers) return Invalid("layers: 1..1024 expected");
+  if (spec.layers.empty() || spec.layers.size() > kMaxLayers)
+    return Invalid("layers: 1..1024 expected");
   if (spec.ropes.empty() || spec.ropes.size() > 16)
     return Invalid("ropes: 1..16 expected (one of kind none where there is no rope)");
   for (size_t i = 0; i < spec.ropes.size(); ++i) {
@@ -55,7 +59,8 @@ Status Validate(const ContextSpec& spec) {
     const std::string where = "ropes[" + std::to_string(i) + "]: ";
     if (r.kind > RopeKind::kInterleaved) return Invalid(where + "unknown kind");
     if (r.kind == RopeKind::kNone) {
-      if (r.rotary_dim != 0 || !r.inv_freq.empty()) return Invalid(where + "kind none takes no table");
+      if (r.rotary_dim != 0 || !r.inv_freq.empty())
+        return Invalid(where + "kind none takes no table");
       continue;
     }
     if (r.rotary_dim == 0 || r.rotary_dim % 2 != 0 || r.rotary_dim > kMaxHeadDim)
@@ -64,7 +69,8 @@ Status Validate(const ContextSpec& spec) {
       return Invalid(where + "inv_freq has " + std::to_string(r.inv_freq.size()) + " values, " +
                      std::to_string(r.rotary_dim / 2) + " expected");
     for (float f : r.inv_freq)
-      if (!std::isfinite(f) || f < 0 || f > 64) return Invalid(where + "inv_freq not finite in 0..64");
+      if (!std::isfinite(f) || f < 0 || f > 64)
+        return Invalid(where + "inv_freq not finite in 0..64");
   }
   for (size_t i = 0; i < spec.layers.size(); ++i)
     DYNA_RETURN_IF_ERROR(ValidateLayer(spec.layers[i], i, spec));
@@ -103,7 +109,8 @@ Fingerprint FingerprintOf(const ContextSpec& spec) {
 }
 
 Status CheckRopesJoin(const ContextSpec& first, const ContextSpec& later) {
-  if (first.ropes.size() != later.ropes.size()) return Invalid("ropes: another count than the first opener's");
+  if (first.ropes.size() != later.ropes.size())
+    return Invalid("ropes: another count than the first opener's");
   for (size_t i = 0; i < first.ropes.size(); ++i) {
     const Rope &a = first.ropes[i], &b = later.ropes[i];
     const std::string where = "ropes[" + std::to_string(i) + "]";
@@ -111,7 +118,8 @@ Status CheckRopesJoin(const ContextSpec& first, const ContextSpec& later) {
       return Invalid(where + ": another kind or rotary_dim than the first opener's");
     for (size_t j = 0; j < a.inv_freq.size(); ++j)
       if (std::fabs(a.inv_freq[j] - b.inv_freq[j]) > 1e-5f * std::fabs(a.inv_freq[j]))
-        return Invalid(where + ".inv_freq[" + std::to_string(j) + "] differs from the first opener's");
+        return Invalid(where + ".inv_freq[" + std::to_string(j) +
+                       "] differs from the first opener's");
   }
   return {};
 }

@@ -23,23 +23,23 @@ struct Rope {
 struct LayerShape {
   LayerKind kind = LayerKind::kFull;
   uint16_t kv_heads = 0;
-  uint16_t q_heads = 0;        // a multiple of kv_heads; 0: no query windows will come
+  uint16_t q_heads = 0;  // a multiple of kv_heads; 0: no query windows will come
   uint16_t head_dim = 0;
-  uint16_t rope = 0;           // index into ContextSpec::ropes
-  uint32_t window = 0;         // kSliding: tokens
+  uint16_t rope = 0;    // index into ContextSpec::ropes
+  uint32_t window = 0;  // kSliding: tokens
   uint32_t max_position = 0;
   bool operator==(const LayerShape&) const = default;
 };
 
 struct ContextSpec {
-  std::string model;           // 1..256 bytes of printable text
-  std::string revision;        // of the weights
-  std::string adapter;         // LoRA or other; part of the fingerprint
+  std::string model;     // 1..256 bytes of printable text
+  std::string revision;  // of the weights
+  std::string adapter;   // LoRA or other; part of the fingerprint
   DType dtype = DType::kBf16;
-  bool attend = false;         // tiles will be attended to in place: `post` bases, runs of 16
-  bool masks = false;          // readers understand live masks
+  bool attend = false;  // tiles will be attended to in place: `post` bases, runs of 16
+  bool masks = false;   // readers understand live masks
   std::vector<LayerShape> layers;
-  std::vector<Rope> ropes;     // outside the fingerprint (formats 7)
+  std::vector<Rope> ropes;  // outside the fingerprint (formats 7)
 };
 
 // Checks every bound of design 2 and formats; the message names the field.
@@ -53,7 +53,7 @@ Status CheckRopesJoin(const ContextSpec& first, const ContextSpec& later);
 // What a client holds of a context: half-open ranges.
 struct Shard {
   uint16_t layer_begin = 0, layer_end = 0;
-  uint16_t head_begin = 0, head_end = 0;   // kv heads, the same range in each layer
+  uint16_t head_begin = 0, head_end = 0;  // kv heads, the same range in each layer
   bool operator==(const Shard&) const = default;
 };
 Status Validate(const Shard& shard, const ContextSpec& spec);

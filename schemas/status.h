@@ -16,21 +16,22 @@ namespace dyna {
 
 enum class StatusCode : uint8_t {
   kOk = 0,
-  kExists = 1,            // a success: the block is already held at this quality or a higher one
-  kMiss = 2,              // not held (or not at the demanded quality)
-  kPending = 3,           // being written by somebody: ask again
-  kRetry = 4,             // no room right now: ask again after retry_after_ms
-  kQuota = 5,             // the tenant's or the bank's budget is full
-  kTooLarge = 6,          // over a stated limit
-  kInvalid = 7,           // malformed or contradicts what is known; the message names the field
-  kUnauthenticated = 8,   // forged or missing token, uid not allowed
-  kUnsupported = 9,       // understood, and not served by this build or configuration
-  kDeadline = 10,         // the caller's deadline passed; the memory named in the call is the caller's again
-  kCancelled = 11,        // cancelled by the caller, or the peer went away before it started
-  kInDoubt = 12,          // the deadline passed and the daemon may still touch the named memory
-  kLeaseLost = 13,        // the lease expired, was revoked, or is of another daemon instance
-  kContextUnknown = 14,   // open the context again (the daemon restarted)
-  kInternal = 15,         // a defect or a failing device; logged by the daemon
+  kExists = 1,           // a success: the block is already held at this quality or a higher one
+  kMiss = 2,             // not held (or not at the demanded quality)
+  kPending = 3,          // being written by somebody: ask again
+  kRetry = 4,            // no room right now: ask again after retry_after_ms
+  kQuota = 5,            // the tenant's or the bank's budget is full
+  kTooLarge = 6,         // over a stated limit
+  kInvalid = 7,          // malformed or contradicts what is known; the message names the field
+  kUnauthenticated = 8,  // forged or missing token, uid not allowed
+  kUnsupported = 9,      // understood, and not served by this build or configuration
+  kDeadline =
+      10,  // the caller's deadline passed; the memory named in the call is the caller's again
+  kCancelled = 11,       // cancelled by the caller, or the peer went away before it started
+  kInDoubt = 12,         // the deadline passed and the daemon may still touch the named memory
+  kLeaseLost = 13,       // the lease expired, was revoked, or is of another daemon instance
+  kContextUnknown = 14,  // open the context again (the daemon restarted)
+  kInternal = 15,        // a defect or a failing device; logged by the daemon
 };
 
 // "INVALID", "MISS", ...: the names used in logs, on the command line and in JSON.
@@ -90,15 +91,15 @@ class [[nodiscard]] Result {
 
 }  // namespace dyna
 
-#define DYNA_RETURN_IF_ERROR(expr)                    \
-  do {                                                \
-    ::dyna::Status dyna_status_ = (expr);             \
-    if (!dyna_status_.ok()) return dyna_status_;      \
+#define DYNA_RETURN_IF_ERROR(expr)               \
+  do {                                           \
+    ::dyna::Status dyna_status_ = (expr);        \
+    if (!dyna_status_.ok()) return dyna_status_; \
   } while (0)
 #define DYNA_CONCAT_(a, b) a##b
 #define DYNA_CONCAT(a, b) DYNA_CONCAT_(a, b)
-#define DYNA_ASSIGN_OR_RETURN(lhs, expr)                            \
-  auto DYNA_CONCAT(dyna_result_, __LINE__) = (expr);                \
-  if (!DYNA_CONCAT(dyna_result_, __LINE__).ok())                    \
-    return DYNA_CONCAT(dyna_result_, __LINE__).status();            \
+#define DYNA_ASSIGN_OR_RETURN(lhs, expr)                 \
+  auto DYNA_CONCAT(dyna_result_, __LINE__) = (expr);     \
+  if (!DYNA_CONCAT(dyna_result_, __LINE__).ok())         \
+    return DYNA_CONCAT(dyna_result_, __LINE__).status(); \
   lhs = std::move(DYNA_CONCAT(dyna_result_, __LINE__).value())

@@ -10,12 +10,12 @@
 
 namespace dyna {
 
-inline constexpr int kBlockTokens = 64;    // tokens of a block
-inline constexpr int kMaxHeadDim = 256;    // head_dim is a multiple of 16, 16..256
+inline constexpr int kBlockTokens = 64;  // tokens of a block
+inline constexpr int kMaxHeadDim = 256;  // head_dim is a multiple of 16, 16..256
 inline constexpr int kMaxLayers = 1024;
-inline constexpr int kMaxKvHeads = 1024;   // of one layer
-inline constexpr int kArenaUnit = 256;     // bytes; extents and segments are multiples of it
-inline constexpr int kPinnedTokens = 4;    // first tokens of a sequence, kept raw
+inline constexpr int kMaxKvHeads = 1024;  // of one layer
+inline constexpr int kArenaUnit = 256;    // bytes; extents and segments are multiples of it
+inline constexpr int kPinnedTokens = 4;   // first tokens of a sequence, kept raw
 
 // Element type of a context's K and V. The fp8 types are engine formats, stored raw only.
 enum class DType : uint8_t { kF32 = 1, kF16 = 2, kBf16 = 3, kE4m3 = 4, kE5m2 = 5 };
@@ -35,7 +35,7 @@ enum class Durability : uint8_t { kVolatile = 0, kPersistent = 1 };
 enum class Tier : uint8_t { kNone = 0, kDevice = 1, kHost = 2, kSpill = 3, kBank = 4 };
 std::string_view TierName(Tier t);
 
-enum class Frame : uint8_t { kPre = 0, kPost = 1 };                     // of a basis (formats 1)
+enum class Frame : uint8_t { kPre = 0, kPost = 1 };  // of a basis (formats 1)
 enum class BasisSource : uint8_t { kProfile = 1, kLearned = 2, kKeys = 3 };
 
 // Tile kinds, as in a segment's directory (formats 6). K: 16 + level of the segment's basis.

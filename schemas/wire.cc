@@ -10,14 +10,38 @@ static_assert(std::is_same_v<std::variant_alternative_t<30, Message>, LeaseRevok
 Type TypeOf(const Message& message) { return static_cast<Type>(message.index() + 1); }
 
 std::string_view TypeName(Type type) {
-  static constexpr std::string_view kNames[] = {
-      "?",            "Hello",         "HelloReply",     "StatusReply",         "OpenContext",
-      "OpenContextReply", "RegisterRegion", "RegisterRegionReply", "DeregisterRegion", "Lookup",
-      "LookupReply",  "ReleaseLease",  "Put",            "PutReply",            "Fetch",
-      "FetchReply",   "Report",        "Delete",         "Clear",               "Pin",
-      "CountReply",   "GetBasis",      "GetBasisReply",  "PutOpaque",           "GetOpaque",
-      "OpaqueReply",  "Query",         "QueryReply",     "SetBudget",           "BankDrop",
-      "Goaway",       "LeaseRevoked"};
+  static constexpr std::string_view kNames[] = {"?",
+                                                "Hello",
+                                                "HelloReply",
+                                                "StatusReply",
+                                                "OpenContext",
+                                                "OpenContextReply",
+                                                "RegisterRegion",
+                                                "RegisterRegionReply",
+                                                "DeregisterRegion",
+                                                "Lookup",
+                                                "LookupReply",
+                                                "ReleaseLease",
+                                                "Put",
+                                                "PutReply",
+                                                "Fetch",
+                                                "FetchReply",
+                                                "Report",
+                                                "Delete",
+                                                "Clear",
+                                                "Pin",
+                                                "CountReply",
+                                                "GetBasis",
+                                                "GetBasisReply",
+                                                "PutOpaque",
+                                                "GetOpaque",
+                                                "OpaqueReply",
+                                                "Query",
+                                                "QueryReply",
+                                                "SetBudget",
+                                                "BankDrop",
+                                                "Goaway",
+                                                "LeaseRevoked"};
   static_assert(std::size(kNames) == std::variant_size_v<Message> + 1);
   const auto i = static_cast<size_t>(type);
   return i < std::size(kNames) ? kNames[i] : kNames[0];

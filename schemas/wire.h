@@ -20,28 +20,46 @@
 namespace dyna::wire {
 
 inline constexpr uint16_t kVersion = 1;
-inline constexpr size_t kMaxControl = 1 << 20;      // bytes of one FlatBuffer
-inline constexpr size_t kMaxUcxControl = 960;       // beside a payload over UCX (AM header below 1 KiB)
-inline constexpr size_t kMaxUcxSegments = 16;       // of one frame with payload over UCX
+inline constexpr size_t kMaxControl = 1 << 20;  // bytes of one FlatBuffer
+inline constexpr size_t kMaxUcxControl = 960;   // beside a payload over UCX (AM header below 1 KiB)
+inline constexpr size_t kMaxUcxSegments = 16;   // of one frame with payload over UCX
 inline constexpr size_t kMaxBlocksPerMessage = 4096;
 inline constexpr size_t kMaxSegmentsPerMessage = 16384;
-inline constexpr size_t kMaxMasksPerMessage = 65536;   // of Fetch::want_masks: segments x heads
+inline constexpr size_t kMaxMasksPerMessage = 65536;  // of Fetch::want_masks: segments x heads
 inline constexpr size_t kMaxUcxAddress = 4096;
 
 enum class Type : uint8_t {
-  kHello = 1, kHelloReply = 2, kStatusReply = 3,
-  kOpenContext = 4, kOpenContextReply = 5,
-  kRegisterRegion = 6, kRegisterRegionReply = 7, kDeregisterRegion = 8,
-  kLookup = 9, kLookupReply = 10, kReleaseLease = 11,
-  kPut = 12, kPutReply = 13,
-  kFetch = 14, kFetchReply = 15,
+  kHello = 1,
+  kHelloReply = 2,
+  kStatusReply = 3,
+  kOpenContext = 4,
+  kOpenContextReply = 5,
+  kRegisterRegion = 6,
+  kRegisterRegionReply = 7,
+  kDeregisterRegion = 8,
+  kLookup = 9,
+  kLookupReply = 10,
+  kReleaseLease = 11,
+  kPut = 12,
+  kPutReply = 13,
+  kFetch = 14,
+  kFetchReply = 15,
   kReport = 16,
-  kDelete = 17, kClear = 18, kPin = 19, kCountReply = 20,
-  kGetBasis = 21, kGetBasisReply = 22,
-  kPutOpaque = 23, kGetOpaque = 24, kOpaqueReply = 25,
-  kQuery = 26, kQueryReply = 27,
-  kSetBudget = 28, kBankDrop = 29,
-  kGoaway = 30, kLeaseRevoked = 31,
+  kDelete = 17,
+  kClear = 18,
+  kPin = 19,
+  kCountReply = 20,
+  kGetBasis = 21,
+  kGetBasisReply = 22,
+  kPutOpaque = 23,
+  kGetOpaque = 24,
+  kOpaqueReply = 25,
+  kQuery = 26,
+  kQueryReply = 27,
+  kSetBudget = 28,
+  kBankDrop = 29,
+  kGoaway = 30,
+  kLeaseRevoked = 31,
 };
 
 // Features a peer may offer in Hello; unknown bits are ignored.
@@ -50,18 +68,18 @@ inline constexpr uint64_t kFeatureUcx = 1, kFeatureMasks = 2, kFeatureAsStored =
 struct Hello {
   uint16_t version = kVersion;
   uint64_t features = 0;
-  std::string client_name;            // for logs and metrics, at most 64 bytes
-  std::string token;                  // credentials: empty is None
-  std::vector<uint8_t> ucx_address;   // empty: no UCX
+  std::string client_name;           // for logs and metrics, at most 64 bytes
+  std::string token;                 // credentials: empty is None
+  std::vector<uint8_t> ucx_address;  // empty: no UCX
 };
 struct HelloReply {
   Status status;
   uint16_t version = kVersion;
   uint64_t features = 0;
-  uint64_t instance_id = 0;           // of this daemon process: leases of another are void
+  uint64_t instance_id = 0;  // of this daemon process: leases of another are void
   std::array<uint8_t, 16> session_token{};
-  uint32_t request_credits = 0;       // requests that may be in flight
-  uint64_t byte_credits = 0;          // payload bytes that may be in flight
+  uint32_t request_credits = 0;  // requests that may be in flight
+  uint64_t byte_credits = 0;     // payload bytes that may be in flight
   std::vector<uint8_t> ucx_address;
   std::string server_version;
 };
@@ -79,7 +97,7 @@ struct OpenContext {
 struct OpenContextReply {
   Status status;
   Fingerprint context = 0;
-  bool created = false;               // nobody had opened it since the daemon started
+  bool created = false;  // nobody had opened it since the daemon started
 };
 
 // One memfd travels beside it (AF_UNIX only).
@@ -88,7 +106,7 @@ struct RegisterRegion {
 };
 struct RegisterRegionReply {
   Status status;
-  uint32_t region = 0;                // never 0 when OK
+  uint32_t region = 0;  // never 0 when OK
 };
 struct DeregisterRegion {
   uint32_t region = 0;
@@ -97,25 +115,25 @@ struct DeregisterRegion {
 struct Lookup {
   Fingerprint context = 0;
   Shard shard;
-  std::vector<BlockHash> hashes;      // in prefix order
+  std::vector<BlockHash> hashes;  // in prefix order
   QualityClass min_quality = QualityClass::kSmall;
-  float max_nmse = 0;                 // 0: any
-  bool lease = true;                  // false: `exists` only
-  uint32_t ttl_ms = 0;                // 0: the daemon's default
+  float max_nmse = 0;   // 0: any
+  bool lease = true;    // false: `exists` only
+  uint32_t ttl_ms = 0;  // 0: the daemon's default
 };
 struct LookupHit {
-  StatusCode status = StatusCode::kMiss;   // kOk, kPending, kMiss
+  StatusCode status = StatusCode::kMiss;  // kOk, kPending, kMiss
   Tier tier = Tier::kNone;
   float nmse = 0;
-  float mean_bits = 0;                // of K and V codes, per element
-  uint32_t bytes = 0;                 // encoded, of the shard
+  float mean_bits = 0;  // of K and V codes, per element
+  uint32_t bytes = 0;   // encoded, of the shard
 };
 struct LookupReply {
   Status status;
-  uint64_t lease = 0;                 // 0: none (empty run, or not asked for)
-  uint32_t run = 0;                   // leading blocks that the lease holds
+  uint64_t lease = 0;  // 0: none (empty run, or not asked for)
+  uint32_t run = 0;    // leading blocks that the lease holds
   uint32_t ttl_ms = 0;
-  std::vector<LookupHit> hits;        // one a hash
+  std::vector<LookupHit> hits;  // one a hash
 };
 struct ReleaseLease {
   uint64_t lease = 0;
@@ -137,21 +155,21 @@ struct Put {
   Fingerprint context = 0;
   Shard shard;
   uint16_t layer_begin = 0, layer_count = 0;
-  BlockHash parent;                   // of the first block; zero at the root
-  uint32_t first_index = 0;           // of the first block in its sequence
+  BlockHash parent;          // of the first block; zero at the root
+  uint32_t first_index = 0;  // of the first block in its sequence
   std::vector<BlockHash> hashes;
   QualityClass quality = QualityClass::kBalanced;
   Durability durability = Durability::kVolatile;
-  uint32_t ttl_ms = 0;                // 0: none
+  uint32_t ttl_ms = 0;  // 0: none
   Layout layout;
 };
 struct SegmentStatus {
   StatusCode status = StatusCode::kOk;
   float nmse = 0;
-  uint32_t bytes = 0;                 // encoded
+  uint32_t bytes = 0;  // encoded
 };
 struct PutReply {
-  Status status;                      // the first that is neither OK nor EXISTS, with its message
+  Status status;  // the first that is neither OK nor EXISTS, with its message
   std::vector<SegmentStatus> segments;
 };
 
@@ -161,33 +179,34 @@ struct Fetch {
   uint64_t lease = 0;
   uint16_t head_begin = 0, head_end = 0;
   uint16_t layer_begin = 0, layer_count = 0;
-  uint32_t block_begin = 0, block_count = 0;   // within the lease's run
+  uint32_t block_begin = 0, block_count = 0;  // within the lease's run
   Form form = Form::kDecoded;
   bool want_masks = false;
-  Layout layout;                      // kDecoded: target; kAsStored: always the payload
+  Layout layout;  // kDecoded: target; kAsStored: always the payload
 };
 struct FetchReply {
   Status status;
-  std::vector<SegmentStatus> segments;   // kAsStored: bytes is each one's share of the payload
-  std::vector<BasisName> bases;          // kAsStored: those that the segments name
-  std::vector<uint64_t> live;            // want_masks: [segment][head]
-  std::vector<Tier> tiers;               // [segment]: where it was read from
+  std::vector<SegmentStatus> segments;  // kAsStored: bytes is each one's share of the payload
+  std::vector<BasisName> bases;         // kAsStored: those that the segments name
+  std::vector<uint64_t> live;           // want_masks: [segment][head]
+  std::vector<Tier> tiers;              // [segment]: where it was read from
 };
 
 // Attention statistics of a chain, by its leaf (policy 1). Payload:
-// kQueryWindow  queries [layer][W][q_heads][head_dim] in `dtype`, then, if has_lse, f32 [layer][W][q_heads]
-// kColumnMass   f32 [layer][kv_heads][tokens]: summed attention of each token of the chain
-// kTileMass     f32 [layer][kv_heads][blocks][3]: max logit, sum of exponentials, log-sum-exp
+// kQueryWindow  queries [layer][W][q_heads][head_dim] in `dtype`, then, if has_lse, f32
+// [layer][W][q_heads] kColumnMass   f32 [layer][kv_heads][tokens]: summed attention of each token
+// of the chain kTileMass     f32 [layer][kv_heads][blocks][3]: max logit, sum of exponentials,
+// log-sum-exp
 enum class ReportKind : uint8_t { kQueryWindow = 1, kColumnMass = 2, kTileMass = 3 };
 struct Report {
   Fingerprint context = 0;
   ReportKind kind = ReportKind::kQueryWindow;
   BlockHash leaf;
   uint16_t layer_begin = 0, layer_count = 0;
-  uint16_t head_begin = 0, head_end = 0;      // kv heads
+  uint16_t head_begin = 0, head_end = 0;  // kv heads
   uint32_t first_query_position = 0;
-  uint16_t queries = 0;                       // W, 1..64
-  uint32_t advance = 0;                       // tokens since this request's last report
+  uint16_t queries = 0;  // W, 1..64
+  uint32_t advance = 0;  // tokens since this request's last report
   DType dtype = DType::kF32;
   bool has_lse = false;
 };
@@ -197,26 +216,26 @@ struct Delete {
   std::vector<BlockHash> hashes;
 };
 struct Clear {
-  Fingerprint context = 0;            // 0: everything of the tenant
+  Fingerprint context = 0;  // 0: everything of the tenant
 };
 struct Pin {
   Fingerprint context = 0;
   std::vector<BlockHash> hashes;
   bool pinned = true;
-  uint32_t ttl_ms = 0;                // 0: no expiry
+  uint32_t ttl_ms = 0;  // 0: no expiry
 };
-struct CountReply {                   // of Delete, Clear, Pin, BankDrop
+struct CountReply {  // of Delete, Clear, Pin, BankDrop
   Status status;
-  uint64_t count = 0;                 // blocks that were concerned
+  uint64_t count = 0;  // blocks that were concerned
 };
 
 struct GetBasis {
   Fingerprint context = 0;
-  std::vector<BasisName> names;       // at most 64
+  std::vector<BasisName> names;  // at most 64
 };
-struct GetBasisReply {                // payload: the objects, one after the other
+struct GetBasisReply {  // payload: the objects, one after the other
   Status status;
-  std::vector<uint32_t> sizes;        // 0: unknown
+  std::vector<uint32_t> sizes;  // 0: unknown
 };
 
 // A whole object of unknown meaning, lossless (design 2). Payload: its bytes.
@@ -230,7 +249,7 @@ struct GetOpaque {
   Fingerprint context = 0;
   BlockHash key;
 };
-struct OpaqueReply {                  // of GetOpaque; payload: its bytes
+struct OpaqueReply {  // of GetOpaque; payload: its bytes
   Status status;
   Tier tier = Tier::kNone;
 };
@@ -239,8 +258,8 @@ struct OpaqueReply {                  // of GetOpaque; payload: its bytes
 enum class QueryKind : uint8_t { kStats = 1, kInspect = 2, kBankList = 3, kContexts = 4 };
 struct Query {
   QueryKind kind = QueryKind::kStats;
-  Fingerprint context = 0;            // kInspect, kBankList: 0 is all
-  std::vector<BlockHash> hashes;      // kInspect: these blocks; empty: all, in `limit`
+  Fingerprint context = 0;        // kInspect, kBankList: 0 is all
+  std::vector<BlockHash> hashes;  // kInspect: these blocks; empty: all, in `limit`
   uint32_t limit = 1024;
 };
 struct QueryReply {
@@ -249,11 +268,11 @@ struct QueryReply {
 
 // Operators only (the daemon's own uid, or root).
 struct SetBudget {
-  uint64_t bytes = 0;                 // 0: back to the configured one
+  uint64_t bytes = 0;  // 0: back to the configured one
 };
 struct BankDrop {
   Fingerprint context = 0;
-  std::vector<BlockHash> hashes;      // empty: the whole context
+  std::vector<BlockHash> hashes;  // empty: the whole context
 };
 
 struct Goaway {
@@ -263,11 +282,12 @@ struct LeaseRevoked {
   uint64_t lease = 0;
 };
 
-using Message = std::variant<Hello, HelloReply, StatusReply, OpenContext, OpenContextReply, RegisterRegion,
-                             RegisterRegionReply, DeregisterRegion, Lookup, LookupReply, ReleaseLease, Put,
-                             PutReply, Fetch, FetchReply, Report, Delete, Clear, Pin, CountReply, GetBasis,
-                             GetBasisReply, PutOpaque, GetOpaque, OpaqueReply, Query, QueryReply, SetBudget,
-                             BankDrop, Goaway, LeaseRevoked>;
+using Message =
+    std::variant<Hello, HelloReply, StatusReply, OpenContext, OpenContextReply, RegisterRegion,
+                 RegisterRegionReply, DeregisterRegion, Lookup, LookupReply, ReleaseLease, Put,
+                 PutReply, Fetch, FetchReply, Report, Delete, Clear, Pin, CountReply, GetBasis,
+                 GetBasisReply, PutOpaque, GetOpaque, OpaqueReply, Query, QueryReply, SetBudget,
+                 BankDrop, Goaway, LeaseRevoked>;
 
 Type TypeOf(const Message& message);
 std::string_view TypeName(Type type);

@@ -1,10 +1,10 @@
 // What wire_parse.cc reads fields with: each read states its bound and remembers the first failure.
 #pragma once
 
+#include <flatbuffers/flatbuffers.h>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <flatbuffers/flatbuffers.h>
 #include <string>
 #include <utility>
 #include <vector>

@@ -1,7 +1,7 @@
 // The one door to the bytes of a message: size, verifier, version, then every bound that needs no
 // knowledge of the receiver. Nothing here trusts a field before it was checked.
-#include <cstring>
 #include <flatbuffers/flatbuffers.h>
+#include <cstring>
 
 #include "schemas/wire.h"
 #include "schemas/wire_bounds.h"
@@ -53,8 +53,8 @@ Tier TierOf(uint8_t v, Door& door) {
 
 Status ReadStatus(const fb::Status* s, Door& door) {
   if (s == nullptr) return {};
-  std::string message = Text(s->message(), kMaxText, "status.message: not short, printable text",
-                             door);
+  std::string message =
+      Text(s->message(), kMaxText, "status.message: not short, printable text", door);
   return Status(Code(s->code(), door), std::move(message), s->retry_after_ms());
 }
 
@@ -101,8 +101,10 @@ Layout ReadLayout(const fb::Layout* l, size_t segments, Door& door) {
     door.Require(s >= -kMaxStride && s <= kMaxStride, "layout: a stride is beyond 2^40");
   door.Require(Size(l->k_offsets()) == segments && Size(l->v_offsets()) == segments,
                "layout: not one k and one v offset a segment");
-  out.k_offsets = Copy<uint64_t>(l->k_offsets(), 0, kMaxSegmentsPerMessage, "layout.k_offsets", door);
-  out.v_offsets = Copy<uint64_t>(l->v_offsets(), 0, kMaxSegmentsPerMessage, "layout.v_offsets", door);
+  out.k_offsets =
+      Copy<uint64_t>(l->k_offsets(), 0, kMaxSegmentsPerMessage, "layout.k_offsets", door);
+  out.v_offsets =
+      Copy<uint64_t>(l->v_offsets(), 0, kMaxSegmentsPerMessage, "layout.v_offsets", door);
   for (const auto* offsets : {&out.k_offsets, &out.v_offsets})
     for (uint64_t o : *offsets) door.Require(o <= kMaxOffset, "layout: an offset is beyond 2^46");
   return out;
@@ -130,8 +132,13 @@ Message Read(const fb::Hello& m, Door& door) {
                Copy<uint8_t>(m.ucx_address(), 0, kMaxUcxAddress, "ucx_address: above 4096", door)};
 }
 Message Read(const fb::HelloReply& m, Door& door) {
-  HelloReply out{ReadStatus(m.status(), door), m.version(), m.features(), m.instance_id(), {},
-                 m.request_credits(), m.byte_credits(),
+  HelloReply out{ReadStatus(m.status(), door),
+                 m.version(),
+                 m.features(),
+                 m.instance_id(),
+                 {},
+                 m.request_credits(),
+                 m.byte_credits(),
                  Copy<uint8_t>(m.ucx_address(), 0, kMaxUcxAddress, "ucx_address: above 4096", door),
                  Text(m.server_version(), kMaxName, "server_version: not short text", door)};
   if (m.session_token() != nullptr)
@@ -160,8 +167,9 @@ Message Read(const fb::OpenContext& m, Door& door) {
   if (door.Require(Size(m.ropes()) <= 16, "ropes: more than 16", StatusCode::kTooLarge))
     for (uint32_t i = 0; i < Size(m.ropes()); ++i) {
       const fb::Rope& r = *m.ropes()->Get(i);
-      s.ropes.push_back({static_cast<RopeKind>(r.kind()), r.rotary_dim(),
-                         Copy<float>(r.inv_freq(), 0, kMaxHeadDim / 2, "inv_freq: above 128", door)});
+      s.ropes.push_back(
+          {static_cast<RopeKind>(r.kind()), r.rotary_dim(),
+           Copy<float>(r.inv_freq(), 0, kMaxHeadDim / 2, "inv_freq: above 128", door)});
     }
   door.Take(Validate(s));
   return out;
@@ -187,9 +195,13 @@ Message Read(const fb::DeregisterRegion& m, Door& door) {
 }
 Message Read(const fb::Lookup& m, Door& door) {
   door.Require(Finite(m.max_nmse()), "max_nmse: negative or not finite");
-  return Lookup{Context(m.context(), door), ReadShard(m.shard(), door), Hashes(m.hashes(), 1, door),
-                QualityOf(m.min_quality(), "min_quality: unknown class", door), m.max_nmse(),
-                m.lease(), m.ttl_ms()};
+  return Lookup{Context(m.context(), door),
+                ReadShard(m.shard(), door),
+                Hashes(m.hashes(), 1, door),
+                QualityOf(m.min_quality(), "min_quality: unknown class", door),
+                m.max_nmse(),
+                m.lease(),
+                m.ttl_ms()};
 }
 Message Read(const fb::LookupReply& m, Door& door) {
   LookupReply out{ReadStatus(m.status(), door), m.lease(), m.run(), m.ttl_ms(), {}};
@@ -199,8 +211,8 @@ Message Read(const fb::LookupReply& m, Door& door) {
   for (uint32_t i = 0; i < Size(m.hits()); ++i) {
     const fb::LookupHit& h = *m.hits()->Get(i);
     door.Require(Finite(h.nmse()) && Finite(h.mean_bits()), "hits: nmse or bits not finite");
-    out.hits.push_back({Code(h.status(), door), TierOf(h.tier(), door), h.nmse(), h.mean_bits(),
-                        h.bytes()});
+    out.hits.push_back(
+        {Code(h.status(), door), TierOf(h.tier(), door), h.nmse(), h.mean_bits(), h.bytes()});
   }
   door.Require(out.run <= out.hits.size(), "run: longer than hits");
   return out;
@@ -269,7 +281,8 @@ Message Read(const fb::Fetch& m, Door& door) {
   return out;
 }
 Message Read(const fb::FetchReply& m, Door& door) {
-  FetchReply out{ReadStatus(m.status(), door), ReadSegments(m.segments(), door),
+  FetchReply out{ReadStatus(m.status(), door),
+                 ReadSegments(m.segments(), door),
                  Copy<uint64_t>(m.bases(), 0, kMaxReplyBases, "bases: more than 4096", door),
                  Copy<uint64_t>(m.live(), 0, kMaxMasksPerMessage, "live: more than 65536", door),
                  {}};
@@ -277,17 +290,23 @@ Message Read(const fb::FetchReply& m, Door& door) {
   if (!door.status().ok()) return out;
   for (uint32_t i = 0; i < Size(m.tiers()); ++i)
     out.tiers.push_back(TierOf(m.tiers()->Get(i), door));
-  door.Require(out.live.empty() || (!out.segments.empty() &&
-                                    out.live.size() % out.segments.size() == 0),
-               "live: not a mask a segment and head");
+  door.Require(
+      out.live.empty() || (!out.segments.empty() && out.live.size() % out.segments.size() == 0),
+      "live: not a mask a segment and head");
   return out;
 }
 Message Read(const fb::Report& m, Door& door) {
   Report out{Context(m.context(), door),
              Enum(m.kind(), ReportKind::kQueryWindow, ReportKind::kTileMass, "kind: unknown", door),
              NonZeroHash(m.leaf(), "leaf: zero", door),
-             m.layer_begin(), m.layer_count(), m.head_begin(), m.head_end(),
-             m.first_query_position(), m.queries(), m.advance(), DTypeOf(m.dtype(), door),
+             m.layer_begin(),
+             m.layer_count(),
+             m.head_begin(),
+             m.head_end(),
+             m.first_query_position(),
+             m.queries(),
+             m.advance(),
+             DTypeOf(m.dtype(), door),
              m.has_lse()};
   CheckLayers(out.layer_begin, out.layer_count, door);
   CheckHeads(out.head_begin, out.head_end, door);
@@ -352,7 +371,7 @@ Message Read(const fb::LeaseRevoked& m, Door& door) {
 Message ReadBody(const fb::Message& m, Door& door) {
   switch (m.body_type()) {
 #define DYNA_CASE(T) \
-  case fb::Body::T: \
+  case fb::Body::T:  \
     return Read(*m.body_as_##T(), door)
     DYNA_CASE(Hello);
     DYNA_CASE(HelloReply);

@@ -61,8 +61,7 @@ struct Draw {
   }
   std::vector<SegmentStatus> Segments(size_t n) {
     std::vector<SegmentStatus> v(n);
-    for (auto& s : v)
-      s = {Enum(StatusCode::kOk, StatusCode::kInternal), Float(1), To(0, 1u << 20)};
+    for (auto& s : v) s = {Enum(StatusCode::kOk, StatusCode::kInternal), Float(1), To(0, 1u << 20)};
     return v;
   }
   ContextSpec Spec() {
@@ -144,7 +143,8 @@ LookupReply RandomLookupReply(Draw& d) {
   LookupReply m{d.AnyStatus(), d.rng(), 0, d.To(0, 60000), {}};
   for (uint64_t n = d.Int(0, 40); n > 0; --n)
     m.hits.push_back({d.Enum(StatusCode::kOk, StatusCode::kPending),
-                      d.Enum(Tier::kNone, Tier::kBank), d.Float(1), d.Float(16), d.To(0, 1u << 24)});
+                      d.Enum(Tier::kNone, Tier::kBank), d.Float(1), d.Float(16),
+                      d.To(0, 1u << 24)});
   m.run = d.To(0, m.hits.size());
   return m;
 }
@@ -169,32 +169,50 @@ Message RandomMessage(Type type, std::mt19937_64& rng) {
     case Type::kHello:
       return Hello{kVersion, rng(), d.Text(0, 64), d.Text(0, 90), d.Bytes(200)};
     case Type::kHelloReply: {
-      HelloReply m{d.AnyStatus(), kVersion, rng(), rng(), {}, d.To(1, 1000), d.Int(1, 1u << 30),
-                   d.Bytes(200), d.Text(0, 64)};
+      HelloReply m{d.AnyStatus(), kVersion,           rng(),        rng(),        {},
+                   d.To(1, 1000), d.Int(1, 1u << 30), d.Bytes(200), d.Text(0, 64)};
       for (auto& b : m.session_token) b = d.To<uint8_t>(0, 255);
       return m;
     }
-    case Type::kStatusReply: return StatusReply{d.AnyStatus()};
-    case Type::kOpenContext: return OpenContext{d.Spec()};
-    case Type::kOpenContextReply: return OpenContextReply{d.AnyStatus(), context, d.Bool()};
-    case Type::kRegisterRegion: return RegisterRegion{d.Int(1, uint64_t{1} << 40)};
-    case Type::kRegisterRegionReply: return RegisterRegionReply{d.AnyStatus(), d.To(1, 64)};
-    case Type::kDeregisterRegion: return DeregisterRegion{d.To(1, 64)};
+    case Type::kStatusReply:
+      return StatusReply{d.AnyStatus()};
+    case Type::kOpenContext:
+      return OpenContext{d.Spec()};
+    case Type::kOpenContextReply:
+      return OpenContextReply{d.AnyStatus(), context, d.Bool()};
+    case Type::kRegisterRegion:
+      return RegisterRegion{d.Int(1, uint64_t{1} << 40)};
+    case Type::kRegisterRegionReply:
+      return RegisterRegionReply{d.AnyStatus(), d.To(1, 64)};
+    case Type::kDeregisterRegion:
+      return DeregisterRegion{d.To(1, 64)};
     case Type::kLookup:
-      return Lookup{context, d.AnyShard(), d.Hashes(1, 40),
-                    d.Enum(QualityClass::kSmall, QualityClass::kExact), d.Float(1), d.Bool(),
+      return Lookup{context,         d.AnyShard(),
+                    d.Hashes(1, 40), d.Enum(QualityClass::kSmall, QualityClass::kExact),
+                    d.Float(1),      d.Bool(),
                     d.To(0, 100000)};
-    case Type::kLookupReply: return RandomLookupReply(d);
-    case Type::kReleaseLease: return ReleaseLease{context};
-    case Type::kPut: return RandomPut(d);
-    case Type::kPutReply: return PutReply{d.AnyStatus(), d.Segments(d.Int(0, 40))};
-    case Type::kFetch: return RandomFetch(d);
-    case Type::kFetchReply: return RandomFetchReply(d);
-    case Type::kReport: return RandomReport(d);
-    case Type::kDelete: return Delete{context, d.Hashes(1, 40)};
-    case Type::kClear: return Clear{d.Bool() ? context : 0};
-    case Type::kPin: return Pin{context, d.Hashes(1, 40), d.Bool(), d.To(0, 100000)};
-    case Type::kCountReply: return CountReply{d.AnyStatus(), rng()};
+    case Type::kLookupReply:
+      return RandomLookupReply(d);
+    case Type::kReleaseLease:
+      return ReleaseLease{context};
+    case Type::kPut:
+      return RandomPut(d);
+    case Type::kPutReply:
+      return PutReply{d.AnyStatus(), d.Segments(d.Int(0, 40))};
+    case Type::kFetch:
+      return RandomFetch(d);
+    case Type::kFetchReply:
+      return RandomFetchReply(d);
+    case Type::kReport:
+      return RandomReport(d);
+    case Type::kDelete:
+      return Delete{context, d.Hashes(1, 40)};
+    case Type::kClear:
+      return Clear{d.Bool() ? context : 0};
+    case Type::kPin:
+      return Pin{context, d.Hashes(1, 40), d.Bool(), d.To(0, 100000)};
+    case Type::kCountReply:
+      return CountReply{d.AnyStatus(), rng()};
     case Type::kGetBasis: {
       GetBasis m{context, {}};
       for (uint64_t n = d.Int(1, 64); n > 0; --n) m.names.push_back(d.Int(1, ~0ull - 1));
@@ -208,16 +226,23 @@ Message RandomMessage(Type type, std::mt19937_64& rng) {
     case Type::kPutOpaque:
       return PutOpaque{context, d.Hash(), d.Enum(Durability::kVolatile, Durability::kPersistent),
                        d.To(0, 100000)};
-    case Type::kGetOpaque: return GetOpaque{context, d.Hash()};
-    case Type::kOpaqueReply: return OpaqueReply{d.AnyStatus(), d.Enum(Tier::kNone, Tier::kBank)};
+    case Type::kGetOpaque:
+      return GetOpaque{context, d.Hash()};
+    case Type::kOpaqueReply:
+      return OpaqueReply{d.AnyStatus(), d.Enum(Tier::kNone, Tier::kBank)};
     case Type::kQuery:
       return Query{d.Enum(QueryKind::kStats, QueryKind::kContexts), context, d.Hashes(0, 20),
                    d.To(1, 4096)};
-    case Type::kQueryReply: return QueryReply{d.AnyStatus()};
-    case Type::kSetBudget: return SetBudget{rng()};
-    case Type::kBankDrop: return BankDrop{context, d.Hashes(0, 20)};
-    case Type::kGoaway: return Goaway{d.Text(0, 100)};
-    case Type::kLeaseRevoked: return LeaseRevoked{context};
+    case Type::kQueryReply:
+      return QueryReply{d.AnyStatus()};
+    case Type::kSetBudget:
+      return SetBudget{rng()};
+    case Type::kBankDrop:
+      return BankDrop{context, d.Hashes(0, 20)};
+    case Type::kGoaway:
+      return Goaway{d.Text(0, 100)};
+    case Type::kLeaseRevoked:
+      return LeaseRevoked{context};
   }
   return StatusReply{};
 }

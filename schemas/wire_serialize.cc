@@ -1,7 +1,7 @@
 // Plain structs to FlatBuffers. The bytes are a function of the message alone, with any compiler:
 // parts are made in statements, never among the arguments of one call, whose order is free.
-#include <cstring>
 #include <flatbuffers/flatbuffers.h>
+#include <cstring>
 
 #include "schemas/wire.h"
 #include "schemas/wire_bounds.h"
@@ -28,9 +28,7 @@ VectorOf<const fb::Hash*> Hashes(FlatBufferBuilder& b, const std::vector<BlockHa
   return b.CreateVectorOfStructs(reinterpret_cast<const fb::Hash*>(hashes.data()), hashes.size());
 }
 
-fb::Shard ToFb(const Shard& s) {
-  return {s.layer_begin, s.layer_end, s.head_begin, s.head_end};
-}
+fb::Shard ToFb(const Shard& s) { return {s.layer_begin, s.layer_end, s.head_begin, s.head_end}; }
 
 // Messages of a Status may quote what a client sent: made printable and short here, so that a
 // reply always passes the peer's door.
@@ -78,8 +76,8 @@ auto Build(FlatBufferBuilder& b, const OpenContext& m) {
   std::vector<Offset<fb::Rope>> ropes;
   for (const Rope& r : s.ropes)
     ropes.push_back(fb::CreateRope(b, U8(r.kind), r.rotary_dim, b.CreateVector(r.inv_freq)));
-  const auto layers = b.CreateVectorOfStructs<fb::LayerShape>(
-      s.layers.size(), [&](size_t i, fb::LayerShape* out) {
+  const auto layers =
+      b.CreateVectorOfStructs<fb::LayerShape>(s.layers.size(), [&](size_t i, fb::LayerShape* out) {
         const LayerShape& l = s.layers[i];
         *out = fb::LayerShape(l.window, l.max_position, l.kv_heads, l.q_heads, l.head_dim, l.rope,
                               U8(l.kind));
@@ -109,8 +107,8 @@ auto Build(FlatBufferBuilder& b, const Lookup& m) {
 }
 auto Build(FlatBufferBuilder& b, const LookupReply& m) {
   const auto status = ToFb(b, m.status);
-  const auto hits = b.CreateVectorOfStructs<fb::LookupHit>(
-      m.hits.size(), [&](size_t i, fb::LookupHit* out) {
+  const auto hits =
+      b.CreateVectorOfStructs<fb::LookupHit>(m.hits.size(), [&](size_t i, fb::LookupHit* out) {
         const LookupHit& h = m.hits[i];
         *out = fb::LookupHit(h.nmse, h.mean_bits, h.bytes, U8(h.status), U8(h.tier));
       });
@@ -143,8 +141,8 @@ auto Build(FlatBufferBuilder& b, const FetchReply& m) {
   const auto bases = m.bases.empty() ? 0 : b.CreateVector(m.bases);
   const auto live = m.live.empty() ? 0 : b.CreateVector(m.live);
   static_assert(sizeof(Tier) == 1);
-  const auto tiers = b.CreateVector(reinterpret_cast<const uint8_t*>(m.tiers.data()),
-                                    m.tiers.size());
+  const auto tiers =
+      b.CreateVector(reinterpret_cast<const uint8_t*>(m.tiers.data()), m.tiers.size());
   return fb::CreateFetchReply(b, status, segments, bases, live, tiers);
 }
 auto Build(FlatBufferBuilder& b, const Report& m) {

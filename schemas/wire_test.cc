@@ -73,7 +73,7 @@ TEST(Wire, TruncatedIsRefused) {
     const size_t step = std::max<size_t>(1, bytes.size() / 200);
     for (size_t n = 0; n < bytes.size(); n += step) {
       const Bytes cut(bytes.begin(), bytes.begin() + static_cast<long>(n));
-      (void)Parse(cut);   // may be a message still when only padding went; must never crash
+      (void)Parse(cut);  // may be a message still when only padding went; must never crash
     }
     EXPECT_FALSE(Parse(std::span(bytes).first(bytes.size() / 2)).ok()) << t;
   }
@@ -136,8 +136,18 @@ TEST(Wire, BoundsAreNamed) {
   ExpectRefused(change(put, [](Put& m) { m.layer_begin = 29; }), bad, "shard's layers");
   ExpectRefused(change(put, [](Put& m) { m.shard.head_end = 0; }), bad, "head range");
   ExpectRefused(change(put, [](Put& m) { m.shard.layer_end = 65535; }), bad, "layer range");
-  ExpectRefused(change(put, [](Put& m) { m.first_index = 0; m.parent = m.hashes[0]; }), bad, "parent");
-  ExpectRefused(change(put, [](Put& m) { m.first_index = 3; m.parent = {}; }), bad, "parent");
+  ExpectRefused(change(put,
+                       [](Put& m) {
+                         m.first_index = 0;
+                         m.parent = m.hashes[0];
+                       }),
+                bad, "parent");
+  ExpectRefused(change(put,
+                       [](Put& m) {
+                         m.first_index = 3;
+                         m.parent = {};
+                       }),
+                bad, "parent");
   ExpectRefused(change(put, [](Put& m) { m.quality = QualityClass{9}; }), bad, "quality");
   ExpectRefused(change(put, [](Put& m) { m.durability = Durability{2}; }), bad, "durability");
   ExpectRefused(change(put, [](Put& m) { m.layout.dtype = DType{0}; }), bad, "dtype");
@@ -145,10 +155,12 @@ TEST(Wire, BoundsAreNamed) {
   ExpectRefused(change(put, [](Put& m) { m.layout.v_offsets[1] = 1ull << 63; }), bad, "offset");
   ExpectRefused(change(put, [](Put& m) { m.layout.k_head_stride = INT64_MIN; }), bad, "stride");
   ExpectRefused(change(put, [](Put& m) { m.layout.region = 0; }), bad, "without a region");
-  ExpectRefused(change(put, [](Put& m) {
-    m.hashes.resize(600, m.hashes[0]);
-    m.layer_count = 30;
-  }), large, "16384");
+  ExpectRefused(change(put,
+                       [](Put& m) {
+                         m.hashes.resize(600, m.hashes[0]);
+                         m.layer_count = 30;
+                       }),
+                large, "16384");
 
   const auto fetch = change(Sample<Fetch>(), [](Fetch& m) {
     m.form = Form::kDecoded;
@@ -162,19 +174,28 @@ TEST(Wire, BoundsAreNamed) {
   ASSERT_TRUE(Parse(Serialize(fetch)).ok());
   ExpectRefused(change(fetch, [](Fetch& m) { m.lease = 0; }), bad, "lease");
   ExpectRefused(change(fetch, [](Fetch& m) { m.block_count = 0; }), bad, "block_count");
-  ExpectRefused(change(fetch, [](Fetch& m) { m.block_count = ~0u; m.block_begin = 2; }), bad, "block_count");
+  ExpectRefused(change(fetch,
+                       [](Fetch& m) {
+                         m.block_count = ~0u;
+                         m.block_begin = 2;
+                       }),
+                bad, "block_count");
   ExpectRefused(change(fetch, [](Fetch& m) { m.form = Form{3}; }), bad, "form");
   ExpectRefused(change(fetch, [](Fetch& m) { m.head_end = m.head_begin; }), bad, "head range");
-  ExpectRefused(change(fetch, [](Fetch& m) {
-    m.want_masks = true;
-    m.head_begin = 0;
-    m.head_end = 1024;
-    m.block_count = 100;
-  }), large, "masks");
-  ExpectRefused(change(fetch, [](Fetch& m) {
-    m.form = Form::kAsStored;
-    m.layout = {1, DType::kBf16, 128, 128, 128, 128, {0}, {0}};
-  }), bad, "as stored");
+  ExpectRefused(change(fetch,
+                       [](Fetch& m) {
+                         m.want_masks = true;
+                         m.head_begin = 0;
+                         m.head_end = 1024;
+                         m.block_count = 100;
+                       }),
+                large, "masks");
+  ExpectRefused(change(fetch,
+                       [](Fetch& m) {
+                         m.form = Form::kAsStored;
+                         m.layout = {1, DType::kBf16, 128, 128, 128, 128, {0}, {0}};
+                       }),
+                bad, "as stored");
 
   const auto window = change(Sample<Report>(), [](Report& m) {
     m.kind = ReportKind::kQueryWindow;
@@ -184,31 +205,47 @@ TEST(Wire, BoundsAreNamed) {
   ExpectRefused(change(window, [](Report& m) { m.queries = 65; }), bad, "queries");
   ExpectRefused(change(window, [](Report& m) { m.leaf = {}; }), bad, "leaf");
   ExpectRefused(change(window, [](Report& m) { m.first_query_position = ~0u; }), bad, "position");
-  ExpectRefused(change(window, [](Report& m) { m.kind = ReportKind::kTileMass; m.has_lse = true; }), bad, "lse");
+  ExpectRefused(change(window,
+                       [](Report& m) {
+                         m.kind = ReportKind::kTileMass;
+                         m.has_lse = true;
+                       }),
+                bad, "lse");
 
   const auto lookup = Sample<Lookup>();
   ExpectRefused(change(lookup, [&](Lookup& m) { m.max_nmse = nan; }), bad, "max_nmse");
   ExpectRefused(change(lookup, [&](Lookup& m) { m.max_nmse = -1; }), bad, "max_nmse");
-  const auto hits = change(Sample<LookupReply>(), [](LookupReply& m) { m.hits.resize(2); m.run = 2; });
+  const auto hits = change(Sample<LookupReply>(), [](LookupReply& m) {
+    m.hits.resize(2);
+    m.run = 2;
+  });
   ExpectRefused(change(hits, [&](LookupReply& m) { m.hits[1].nmse = nan; }), bad, "nmse");
   ExpectRefused(change(hits, [&](LookupReply& m) { m.hits[0].tier = Tier{9}; }), bad, "tier");
   ExpectRefused(change(hits, [&](LookupReply& m) { m.run = 3; }), bad, "run");
-  ExpectRefused(change(Sample<FetchReply>(), [](FetchReply& m) { m.tiers.pop_back(); }), bad, "tiers");
+  ExpectRefused(change(Sample<FetchReply>(), [](FetchReply& m) { m.tiers.pop_back(); }), bad,
+                "tiers");
 
-  ExpectRefused(change(Sample<Hello>(), [](Hello& m) { m.client_name = "a\nb"; }), bad, "client_name");
-  ExpectRefused(change(Sample<Hello>(), [](Hello& m) { m.client_name.assign(65, 'x'); }), large, "client_name");
-  ExpectRefused(change(Sample<Hello>(), [](Hello& m) { m.ucx_address.resize(4097); }), large, "ucx_address");
+  ExpectRefused(change(Sample<Hello>(), [](Hello& m) { m.client_name = "a\nb"; }), bad,
+                "client_name");
+  ExpectRefused(change(Sample<Hello>(), [](Hello& m) { m.client_name.assign(65, 'x'); }), large,
+                "client_name");
+  ExpectRefused(change(Sample<Hello>(), [](Hello& m) { m.ucx_address.resize(4097); }), large,
+                "ucx_address");
   ExpectRefused(RegisterRegion{0}, bad, "size");
   ExpectRefused(RegisterRegion{1ull << 63}, large, "size");
   ExpectRefused(DeregisterRegion{0}, bad, "region");
   ExpectRefused(change(Sample<GetBasis>(), [](GetBasis& m) { m.names.clear(); }), bad, "names");
-  ExpectRefused(change(Sample<GetBasis>(), [](GetBasis& m) { m.names.assign(65, 1); }), large, "names");
+  ExpectRefused(change(Sample<GetBasis>(), [](GetBasis& m) { m.names.assign(65, 1); }), large,
+                "names");
   ExpectRefused(change(Sample<Query>(), [](Query& m) { m.limit = 0; }), bad, "limit");
   ExpectRefused(change(Sample<Query>(), [](Query& m) { m.kind = QueryKind{0}; }), bad, "kind");
   const auto open = Sample<OpenContext>();
-  ExpectRefused(change(open, [&](OpenContext& m) { m.spec.ropes[1].inv_freq[0] = nan; }), bad, "inv_freq");
-  ExpectRefused(change(open, [](OpenContext& m) { m.spec.ropes[1].inv_freq.pop_back(); }), bad, "inv_freq");
-  ExpectRefused(change(open, [](OpenContext& m) { m.spec.layers[0].head_dim = 40; }), bad, "head_dim");
+  ExpectRefused(change(open, [&](OpenContext& m) { m.spec.ropes[1].inv_freq[0] = nan; }), bad,
+                "inv_freq");
+  ExpectRefused(change(open, [](OpenContext& m) { m.spec.ropes[1].inv_freq.pop_back(); }), bad,
+                "inv_freq");
+  ExpectRefused(change(open, [](OpenContext& m) { m.spec.layers[0].head_dim = 40; }), bad,
+                "head_dim");
   ExpectRefused(change(open, [](OpenContext& m) { m.spec.layers.clear(); }), bad, "layers");
   ExpectRefused(change(open, [](OpenContext& m) { m.spec.layers.resize(1025); }), large, "layers");
 }
@@ -262,7 +299,8 @@ TEST(Wire, APutOfSixteenSegmentsFitsBesideItsPayload) {
   m.hashes.resize(1);
   m.layer_count = kMaxUcxSegments;
   const size_t deep = Serialize(m).size();
-  std::printf("control of a put: 16 blocks x 1 layer %zu B, 1 block x 16 layers %zu B\n", wide, deep);
+  std::printf("control of a put: 16 blocks x 1 layer %zu B, 1 block x 16 layers %zu B\n", wide,
+              deep);
   EXPECT_LE(wide, kMaxUcxControl);
   EXPECT_LE(deep, kMaxUcxControl);
   // The other direction: a fetch's reply carries its segments beside the payload.
@@ -277,9 +315,9 @@ TEST(Wire, APutOfSixteenSegmentsFitsBesideItsPayload) {
   EXPECT_LE(answer, kMaxUcxControl);
 }
 
-// golden/wire_v1.txt: lines "TYPE HEX", one message of each type, written once (DYNA_WRITE_GOLDEN=1)
-// and never again. Released bytes stay readable, and the fields they carry come back from them:
-// a field added later has its default there and is not written.
+// golden/wire_v1.txt: lines "TYPE HEX", one message of each type, written once
+// (DYNA_WRITE_GOLDEN=1) and never again. Released bytes stay readable, and the fields they carry
+// come back from them: a field added later has its default there and is not written.
 TEST(Wire, ReleasedBytesKeepTheirMeaning) {
   const std::string path = DYNA_SOURCE_DIR "/schemas/golden/wire_v1.txt";
   if (std::getenv("DYNA_WRITE_GOLDEN") != nullptr) {

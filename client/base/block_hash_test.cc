@@ -26,7 +26,8 @@ TEST(BlockHashTest, LayoutIsFixed) {
   EXPECT_EQ(Hex(HashEngineBlock(Bytes("secret"), 0x1122334455667788, Bytes("engine"), 3)),
             "a28375305c57d5e395395ab45e604ac8eba1c33135ad7422e7528cc8cffd4428");
   const std::vector<uint32_t> tokens = {1, 2, 70000};
-  EXPECT_EQ(Hex(HashTokens(BlockHash{}, tokens, Bytes("salt"))), "849f1ffcc7307218bbd27f639c54981e4df7a45bfec4010f06e0d649cd91df0c");
+  EXPECT_EQ(Hex(HashTokens(BlockHash{}, tokens, Bytes("salt"))),
+            "849f1ffcc7307218bbd27f639c54981e4df7a45bfec4010f06e0d649cd91df0c");
 }
 
 TEST(BlockHashTest, EveryPartMatters) {

@@ -16,11 +16,16 @@ namespace {
 
 spdlog::level::level_enum ToSpdlog(LogLevel level) {
   switch (level) {
-    case LogLevel::kDebug: return spdlog::level::debug;
-    case LogLevel::kInfo: return spdlog::level::info;
-    case LogLevel::kWarn: return spdlog::level::warn;
-    case LogLevel::kError: return spdlog::level::err;
-    case LogLevel::kOff: break;
+    case LogLevel::kDebug:
+      return spdlog::level::debug;
+    case LogLevel::kInfo:
+      return spdlog::level::info;
+    case LogLevel::kWarn:
+      return spdlog::level::warn;
+    case LogLevel::kError:
+      return spdlog::level::err;
+    case LogLevel::kOff:
+      break;
   }
   return spdlog::level::off;
 }
@@ -59,7 +64,7 @@ Status StartLog(const LogOptions& options) {
       sink = std::make_shared<spdlog::sinks::basic_file_sink_mt>(options.file);
     }
     next.pool = std::make_shared<spdlog::details::thread_pool>(options.queue_lines, 1,
-                                                              [] { SetThreadName("dyna-log"); });
+                                                               [] { SetThreadName("dyna-log"); });
     next.logger = std::make_shared<spdlog::async_logger>(
         "dyna", std::move(sink), next.pool, spdlog::async_overflow_policy::overrun_oldest);
     next.logger->set_level(spdlog::level::trace);  // `threshold` decides

@@ -20,12 +20,12 @@ Result<LogLevel> ParseLogLevel(std::string_view name);  // "debug", "info", "war
 
 struct LogOptions {
   LogLevel level = LogLevel::kInfo;
-  std::string file;          // empty: stderr
+  std::string file;  // empty: stderr
   size_t queue_lines = 8192;
 };
 
 Status StartLog(const LogOptions& options);
-void StopLog();              // writes what is queued
+void StopLog();  // writes what is queued
 void SetLogLevel(LogLevel level);
 bool LogEnabled(LogLevel level);
 uint64_t DroppedLogLines();

@@ -61,8 +61,7 @@ TEST(LogTest, DropsAndCountsWhenTheSinkIsStuck) {
 }
 
 TEST(LogTest, RefusesWhatItCannotOpen) {
-  EXPECT_EQ(StartLog({LogLevel::kInfo, "/dev/null/x.log", 16}).code(),
-            StatusCode::kInternal);
+  EXPECT_EQ(StartLog({LogLevel::kInfo, "/dev/null/x.log", 16}).code(), StatusCode::kInternal);
   EXPECT_EQ(ParseLogLevel("loud").status().code(), StatusCode::kInvalid);
   EXPECT_EQ(*ParseLogLevel("warn"), LogLevel::kWarn);
 }

@@ -4,7 +4,6 @@
 
 #include <nlohmann/json.hpp>
 
-#include "daemon/admin/metrics.h"
 #include "daemon/admin/status_json.h"
 
 namespace dyna::admin {
@@ -19,17 +18,17 @@ std::string Hex(const BlockHash& hash) {
 }
 
 json RowJson(const BlockFact::Row& row) {
-  json k = json::array(), v = json::array(), importance = json::array();
-  for (uint8_t kind_id : row.k_kind) k.push_back(KindLabel(true, kind_id));
-  for (uint8_t kind_id : row.v_kind) v.push_back(KindLabel(false, kind_id));
-  for (size_t h = 0; h < row.kv_heads && (h + 1) * 8 <= row.importance.size(); ++h)
-    importance.push_back(std::vector<float>(row.importance.begin() + static_cast<long>(h * 8),
-                                            row.importance.begin() + static_cast<long>(h * 8 + 8)));
-  return {{"layer", row.layer},   {"head_begin", row.head_begin},
-          {"bytes", row.bytes},   {"basis", fmt::format("{:016x}", row.basis)},
-          {"nmse", row.nmse},     {"k_kind", std::move(k)},
-          {"v_kind", std::move(v)}, {"k_bits", row.k_bits},
-          {"v_bits", row.v_bits}, {"importance", std::move(importance)}};
+  return {{"layer", row.layer},
+          {"head_begin", row.head_begin},
+          {"kv_heads", row.kv_heads},
+          {"bytes", row.bytes},
+          {"basis", fmt::format("{:016x}", row.basis)},
+          {"nmse", row.nmse},
+          {"k_kind", row.k_kind},
+          {"v_kind", row.v_kind},
+          {"k_bits", row.k_bits},
+          {"v_bits", row.v_bits},
+          {"importance", row.importance}};
 }
 
 }  // namespace

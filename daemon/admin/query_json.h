@@ -1,4 +1,5 @@
-// What `dynacompress inspect`, `bank list` and their --json get: a tenant's own facts. Pure functions.
+// What `dynacompress inspect`, `bank list` and their --json get: a tenant's own facts. Pure
+// functions.
 #pragma once
 
 #include <string>
@@ -10,7 +11,8 @@
 namespace dyna::admin {
 
 std::string ContextsJson(const std::vector<ContextFact>& contexts);
-// {"blocks": [{..., "rows": [{"layer", "head_begin", "k_bits": [head], "importance": [head][8]}]}]}
+// {"blocks": [{..., "rows": [{"layer", "head_begin", "kv_heads", "k_kind": [head], "k_bits":
+// [head], "importance": [head x 8], ...}]}]}; kinds are the numbers of schemas/types.h.
 std::string BlocksJson(const std::vector<BlockFact>& blocks);
 std::string BankJson(const std::vector<record::BlockMeta>& blocks);
 

@@ -31,7 +31,8 @@ Status CheckGrid(const SegmentGrid& g) {
   if (g.head_begin >= g.head_end) return Invalid("head range is empty");
   for (size_t l = g.layer_begin; l < size_t{g.layer_begin} + g.layer_count; ++l) {
     if (g.spec.layers[l].kind == LayerKind::kOpaque)
-      return Unsupported("layer " + std::to_string(l) + " is opaque: it travels as an opaque object");
+      return Unsupported("layer " + std::to_string(l) +
+                         " is opaque: it travels as an opaque object");
     if (g.head_end > g.spec.layers[l].kv_heads)
       return Invalid("head range ends beyond the " + std::to_string(g.spec.layers[l].kv_heads) +
                      " kv heads of layer " + std::to_string(l));
@@ -54,7 +55,8 @@ std::vector<MutableKvView> CanonicalViews(const SegmentGrid& g, DType dtype,
   std::byte* at = buffer.data();
   for (uint32_t b = 0; b < g.blocks; ++b) {
     for (uint16_t i = 0; i < g.layer_count; ++i) {
-      const auto row = static_cast<int64_t>(RowBytes(g, static_cast<uint16_t>(g.layer_begin + i), dtype));
+      const auto row =
+          static_cast<int64_t>(RowBytes(g, static_cast<uint16_t>(g.layer_begin + i), dtype));
       const int64_t tile = row * kBlockTokens;
       views.push_back({at, at + tile, row, 2 * tile, row, 2 * tile, dtype});
       at += 2 * tile * (g.head_end - g.head_begin);
@@ -78,8 +80,10 @@ Result<std::vector<MutableKvView>> RegionViews(const SegmentGrid& g, const wire:
     if (writable && (!RowsApart(row, heads, layout.k_token_stride, layout.k_head_stride) ||
                      !RowsApart(row, heads, layout.v_token_stride, layout.v_head_stride)))
       return Invalid(where + "strides make rows of the target overlap");
-    const std::array k_axes{Axis{heads, layout.k_head_stride}, Axis{kBlockTokens, layout.k_token_stride}};
-    const std::array v_axes{Axis{heads, layout.v_head_stride}, Axis{kBlockTokens, layout.v_token_stride}};
+    const std::array k_axes{Axis{heads, layout.k_head_stride},
+                            Axis{kBlockTokens, layout.k_token_stride}};
+    const std::array v_axes{Axis{heads, layout.v_head_stride},
+                            Axis{kBlockTokens, layout.v_token_stride}};
     auto k = region.Strided(layout.k_offsets[s], row, k_axes);
     if (!k.ok()) return Invalid(where + "K: " + std::string(k.status().message()));
     auto v = region.Strided(layout.v_offsets[s], row, v_axes);
@@ -94,7 +98,8 @@ std::vector<KvView> ReadOnly(const std::vector<MutableKvView>& views) {
   std::vector<KvView> out;
   out.reserve(views.size());
   for (const MutableKvView& v : views)
-    out.push_back({v.k, v.v, v.k_token_stride, v.k_head_stride, v.v_token_stride, v.v_head_stride, v.dtype});
+    out.push_back(
+        {v.k, v.v, v.k_token_stride, v.k_head_stride, v.v_token_stride, v.v_head_stride, v.dtype});
   return out;
 }
 

@@ -8,13 +8,15 @@ Result<std::unique_ptr<Listener>> Listener::Open(SessionHost& host, const std::s
                                                  std::function<bool(uid_t)> allowed) {
   DYNA_ASSIGN_OR_RETURN(const SocketEndpoint endpoint, SocketEndpoint::Parse(path));
   if (!endpoint.is_unix)
-    return Unsupported("server.socket: " + path + ": an AF_UNIX path is expected (nobody is "
+    return Unsupported("server.socket: " + path +
+                       ": an AF_UNIX path is expected (nobody is "
                        "authenticated over TCP yet)");
   std::unique_ptr<Listener> self(new Listener(host));
   self->allowed_ = std::move(allowed);
-  auto opened = SocketListener::Open(host.loop, endpoint, 0666, [l = self.get()](UniqueFd socket, auto peer) {
-    l->Accept(std::move(socket), std::move(peer));
-  });
+  auto opened =
+      SocketListener::Open(host.loop, endpoint, 0666, [l = self.get()](UniqueFd socket, auto peer) {
+        l->Accept(std::move(socket), std::move(peer));
+      });
   if (!opened.ok()) return opened.status();
   self->socket_ = std::move(*opened);
   return self;
@@ -22,7 +24,8 @@ Result<std::unique_ptr<Listener>> Listener::Open(SessionHost& host, const std::s
 
 Listener::~Listener() {
   *self_ = nullptr;
-  for (auto& [id, session] : sessions_) session->Close({StatusCode::kCancelled, "the daemon is stopping"});
+  for (auto& [id, session] : sessions_)
+    session->Close({StatusCode::kCancelled, "the daemon is stopping"});
 }
 
 void Listener::Accept(UniqueFd socket, Result<PeerCredentials> peer) {
@@ -33,7 +36,8 @@ void Listener::Accept(UniqueFd socket, Result<PeerCredentials> peer) {
   }
   if (sessions_.size() >= host_.limits.clients) {
     ++host_.stats.clients_refused;
-    LogWarn("a connection was refused: {} clients are connected (limits.clients)", sessions_.size());
+    LogWarn("a connection was refused: {} clients are connected (limits.clients)",
+            sessions_.size());
     return;
   }
   const SessionId id = next_++;

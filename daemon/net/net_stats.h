@@ -18,7 +18,7 @@ struct OpStats {
 
 struct NetStats {
   uint64_t clients = 0, clients_refused = 0, auth_failures = 0;
-  uint64_t rejected_frames = 0;        // control that failed the door
+  uint64_t rejected_frames = 0;  // control that failed the door
   uint64_t regions = 0, region_bytes = 0, poisoned_regions = 0;
   uint64_t inflight_requests = 0;
   std::map<wire::Type, OpStats> ops;

@@ -18,7 +18,10 @@ ChannelOptions SocketOptions(const NetLimits& limits) {
 
 Session::Session(SessionHost& host, SessionId id, const PeerCredentials& peer,
                  std::function<void()> gone)
-    : host_(host), caller_{id, host.tenant_of(peer.uid)}, peer_(peer), gone_(std::move(gone)),
+    : host_(host),
+      caller_{id, host.tenant_of(peer.uid)},
+      peer_(peer),
+      gone_(std::move(gone)),
       report_second_(host.clock.Now()) {}
 
 Session::~Session() = default;
@@ -31,7 +34,8 @@ std::shared_ptr<Session> Session::Start(SessionHost& host, SessionId id, UniqueF
     if (auto self = weak.lock()) self->Close({StatusCode::kCancelled, "its process died"});
   });
   if (watch.ok()) s->watch_ = std::move(*watch);
-  auto channel = MakeSocketChannel(host.loop, std::move(socket), SocketOptions(host.limits), &s->socket_);
+  auto channel =
+      MakeSocketChannel(host.loop, std::move(socket), SocketOptions(host.limits), &s->socket_);
   if (!channel.ok()) {
     LogWarn("client pid {}: {}", peer.pid, channel.status().ToString());
     return nullptr;
@@ -56,7 +60,7 @@ void Session::Close(const Status& reason) {
   host_.store.CloseSession(caller_.session);
   host_.stats.regions -= regions_.size();
   host_.stats.region_bytes -= region_bytes_;
-  regions_.clear();   // jobs that still use one hold it
+  regions_.clear();  // jobs that still use one hold it
   --host_.stats.clients;
   host_.executor.Post(std::move(gone_));
 }
@@ -98,7 +102,8 @@ Admission Session::OnFrame(Port& port, const InFrame& frame) {
     return Admission::Refuse();
   };
 
-  const auto control = std::span(reinterpret_cast<const uint8_t*>(frame.control.data()), frame.control.size());
+  const auto control =
+      std::span(reinterpret_cast<const uint8_t*>(frame.control.data()), frame.control.size());
   auto message = wire::Parse(control);
   if (!message.ok()) {
     ++host_.stats.rejected_frames;
@@ -106,7 +111,8 @@ Admission Session::OnFrame(Port& port, const InFrame& frame) {
   }
   if (static_cast<uint8_t>(wire::TypeOf(*message)) != frame.header.type) {
     ++host_.stats.rejected_frames;
-    return refuse(Invalid("frame type " + std::to_string(frame.header.type) + " carries a message of type " +
+    return refuse(Invalid("frame type " + std::to_string(frame.header.type) +
+                          " carries a message of type " +
                           std::to_string(static_cast<int>(wire::TypeOf(*message)))));
   }
   const bool hello = std::holds_alternative<wire::Hello>(*message);
@@ -117,11 +123,13 @@ Admission Session::OnFrame(Port& port, const InFrame& frame) {
     return refuse({StatusCode::kUnauthenticated, "the session token is not this session's"});
   }
   if (inflight_ > host_.limits.requests || inflight_bytes_ > host_.limits.request_bytes)
-    return refuse({StatusCode::kRetry, "more in flight than the credits that HelloReply granted", 5});
+    return refuse(
+        {StatusCode::kRetry, "more in flight than the credits that HelloReply granted", 5});
   return Dispatch(request, std::move(*message), frame);
 }
 
-Admission Session::Dispatch(const RequestRef& request, wire::Message message, const InFrame& frame) {
+Admission Session::Dispatch(const RequestRef& request, wire::Message message,
+                            const InFrame& frame) {
   Admission admission = std::visit([&](auto& m) { return Handle(request, frame, m); }, message);
   // A payload that nobody asked for is skipped.
   if (admission.verdict == Admission::Verdict::kHandled && frame.header.payload_len != 0)
@@ -135,7 +143,8 @@ void Session::Reply(const RequestRef& request, const wire::Message& message, Sta
   ++op.results[static_cast<size_t>(code) & 15];
   op.seconds.Observe(std::chrono::duration<double>(host_.clock.Now() - request->start).count());
   if (closed_) {
-    if (sent) host_.executor.Post([sent = std::move(sent)] { sent({StatusCode::kCancelled, "closed"}); });
+    if (sent)
+      host_.executor.Post([sent = std::move(sent)] { sent({StatusCode::kCancelled, "closed"}); });
     return;
   }
   OutFrame out;
@@ -149,7 +158,8 @@ void Session::Reply(const RequestRef& request, const wire::Message& message, Sta
   if (queued.ok()) return;
   if (sent) host_.executor.Post([sent = std::move(sent), queued] { sent(queued); });
   // It asked and does not read the answers: memory for them is not ours to waste.
-  if (request->port == &socket_) Close({StatusCode::kDeadline, "replies pile up: " + queued.ToString()});
+  if (request->port == &socket_)
+    Close({StatusCode::kDeadline, "replies pile up: " + queued.ToString()});
 }
 
 void Session::ReplyStatus(const RequestRef& request, const Status& status) {
@@ -161,17 +171,22 @@ Admission Session::Receive(const RequestRef& request, uint64_t bytes,
   auto buffer = host_.staging->Take(bytes);
   if (!buffer.ok()) return Refuse(request, buffer.status());
   const auto into = (*buffer)->bytes();
-  return Admission::Into(into, [this, request, buffer = *buffer, then = std::move(then)](const Status& arrived) {
-    if (arrived.ok()) then(buffer);
-    else if (arrived.code() != StatusCode::kCancelled) ReplyStatus(request, arrived);
-  });
+  return Admission::Into(
+      into, [this, request, buffer = *buffer, then = std::move(then)](const Status& arrived) {
+        if (arrived.ok())
+          then(buffer);
+        else if (arrived.code() != StatusCode::kCancelled)
+          ReplyStatus(request, arrived);
+      });
 }
 
 Result<std::shared_ptr<MappedRegion>> Session::FindRegion(uint32_t region) const {
   auto it = regions_.find(region);
   if (it == regions_.end())
-    return Invalid("region " + std::to_string(region) + " is not registered with this daemon instance");
-  if (it->second->poisoned()) return Invalid("region " + std::to_string(region) + " is poisoned: its pages went away");
+    return Invalid("region " + std::to_string(region) +
+                   " is not registered with this daemon instance");
+  if (it->second->poisoned())
+    return Invalid("region " + std::to_string(region) + " is poisoned: its pages went away");
   return it->second;
 }
 

@@ -111,7 +111,7 @@ class Session : public std::enable_shared_from_this<Session> {
   uint32_t next_region_ = 1;
   uint32_t inflight_ = 0;
   uint64_t inflight_bytes_ = 0;
-  uint64_t report_bytes_ = 0;       // of this second
+  uint64_t report_bytes_ = 0;  // of this second
   TimePoint report_second_;
 };
 

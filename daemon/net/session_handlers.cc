@@ -15,7 +15,9 @@ MemoryGuard GuardOf(std::shared_ptr<MappedRegion> region) {
   return guard;
 }
 
-std::vector<std::byte> Copy(std::span<const std::byte> bytes) { return {bytes.begin(), bytes.end()}; }
+std::vector<std::byte> Copy(std::span<const std::byte> bytes) {
+  return {bytes.begin(), bytes.end()};
+}
 
 }  // namespace
 
@@ -30,8 +32,8 @@ Admission Session::Handle(const RequestRef& r, const InFrame&, const wire::Hello
     return Admission::Handled();
   }
   if (m.version != wire::kVersion) {
-    reply.status = Unsupported("protocol version " + std::to_string(m.version) + "; this daemon speaks " +
-                               std::to_string(wire::kVersion));
+    reply.status = Unsupported("protocol version " + std::to_string(m.version) +
+                               "; this daemon speaks " + std::to_string(wire::kVersion));
     Reply(r, reply, reply.status.code());
     return Admission::Handled();
   }
@@ -44,7 +46,8 @@ Admission Session::Handle(const RequestRef& r, const InFrame&, const wire::Hello
     auto ucx = host_.ucx();
     if (ucx.ok()) {
       auto port = std::make_unique<Port>(*this);
-      auto channel = (*ucx)->Connect(std::as_bytes(std::span(m.ucx_address)), token_, ChannelOptions{}, port.get());
+      auto channel = (*ucx)->Connect(std::as_bytes(std::span(m.ucx_address)), token_,
+                                     ChannelOptions{}, port.get());
       if (channel.ok()) {
         port->channel = std::move(*channel);
         ucx_ = std::move(port);
@@ -55,7 +58,8 @@ Admission Session::Handle(const RequestRef& r, const InFrame&, const wire::Hello
       } else if (channel.status().code() == StatusCode::kInvalid) {
         reply.status = channel.status();
       } else {
-        LogWarn("client {} (pid {}): no UCX channel: {}", name_, peer_.pid, channel.status().ToString());
+        LogWarn("client {} (pid {}): no UCX channel: {}", name_, peer_.pid,
+                channel.status().ToString());
       }
     } else {
       LogDebug("UCX: {}", ucx.status().ToString());
@@ -70,7 +74,8 @@ Admission Session::Handle(const RequestRef& r, const InFrame&, const wire::Hello
   greeted_ = true;
   Reply(r, reply, StatusCode::kOk);
   socket_.channel->SetToken(token_);
-  LogDebug("client {} connected: pid {} uid {} ucx {}", name_, peer_.pid, peer_.uid, ucx_ ? "on" : "off");
+  LogDebug("client {} connected: pid {} uid {} ucx {}", name_, peer_.pid, peer_.uid,
+           ucx_ ? "on" : "off");
   return Admission::Handled();
 }
 
@@ -98,17 +103,21 @@ Admission Session::Handle(const RequestRef& r, const InFrame& f, const wire::Reg
   if (f.fds.size() != 1)
     reply.status = Invalid("a region comes with one memfd, over AF_UNIX");
   else if (regions_.size() >= host_.limits.regions)
-    reply.status = TooLarge("regions: " + std::to_string(host_.limits.regions) + " of this client (limits.regions)");
+    reply.status = TooLarge("regions: " + std::to_string(host_.limits.regions) +
+                            " of this client (limits.regions)");
   else {
-    auto mapped = MappedRegion::Map(std::move(f.fds[0]), m.size, host_.limits.region_bytes - std::min(host_.limits.region_bytes, region_bytes_));
+    auto mapped = MappedRegion::Map(
+        std::move(f.fds[0]), m.size,
+        host_.limits.region_bytes - std::min(host_.limits.region_bytes, region_bytes_));
     if (mapped.ok()) {
       reply.region = next_region_++;
       region_bytes_ += m.size;
       host_.stats.region_bytes += m.size;
       ++host_.stats.regions;
       regions_.emplace(reply.region, *mapped);
-      host_.codec.Run(m.size, [region = *mapped] { region->Prefault(); },
-                      [this, r, reply, keep = *mapped] { Reply(r, reply, StatusCode::kOk); });
+      host_.codec.Run(
+          m.size, [region = *mapped] { region->Prefault(); },
+          [this, r, reply, keep = *mapped] { Reply(r, reply, StatusCode::kOk); });
       return Admission::Handled();
     }
     reply.status = mapped.status();
@@ -119,15 +128,14 @@ Admission Session::Handle(const RequestRef& r, const InFrame& f, const wire::Reg
 
 Admission Session::Handle(const RequestRef& r, const InFrame&, const wire::DeregisterRegion& m) {
   auto it = regions_.find(m.region);
-  if (it == regions_.end()) return Refuse(r, Invalid("region " + std::to_string(m.region) + " is not registered"));
+  if (it == regions_.end())
+    return Refuse(r, Invalid("region " + std::to_string(m.region) + " is not registered"));
   if (it->second->poisoned()) ++host_.stats.poisoned_regions;
   region_bytes_ -= it->second->size();
   host_.stats.region_bytes -= it->second->size();
   --host_.stats.regions;
   // Answered when the last job has let go of it: only then is the memory the client's again.
-  it->second->OnReleased([this, r] {
-    host_.executor.Post([this, r] { ReplyStatus(r, {}); });
-  });
+  it->second->OnReleased([this, r] { host_.executor.Post([this, r] { ReplyStatus(r, {}); }); });
   regions_.erase(it);
   return Admission::Handled();
 }
@@ -140,7 +148,8 @@ Admission Session::Handle(const RequestRef& r, const InFrame&, const wire::Looku
 
 Admission Session::Handle(const RequestRef& r, const InFrame&, const wire::ReleaseLease& m) {
   const bool known = host_.store.ReleaseLease(caller_, m.lease);
-  ReplyStatus(r, known ? Status() : Status(StatusCode::kLeaseLost, "the lease is unknown or has expired"));
+  ReplyStatus(
+      r, known ? Status() : Status(StatusCode::kLeaseLost, "the lease is unknown or has expired"));
   return Admission::Handled();
 }
 
@@ -155,8 +164,12 @@ Admission Session::Handle(const RequestRef& r, const InFrame& f, wire::Put& m) {
     reply.status = Status(StatusCode::kContextUnknown, "open the context first");
     return answer();
   }
-  const SegmentGrid grid{*spec, static_cast<uint32_t>(m.hashes.size()), m.layer_begin, m.layer_count,
-                         m.shard.head_begin, m.shard.head_end};
+  const SegmentGrid grid{*spec,
+                         static_cast<uint32_t>(m.hashes.size()),
+                         m.layer_begin,
+                         m.layer_count,
+                         m.shard.head_begin,
+                         m.shard.head_end};
   if (reply.status = CheckGrid(grid); !reply.status.ok()) return answer();
   auto done = [this, r](wire::PutReply result) {
     const StatusCode code = result.status.code();
@@ -164,8 +177,10 @@ Admission Session::Handle(const RequestRef& r, const InFrame& f, wire::Put& m) {
   };
   if (m.layout.region != 0) {
     auto region = FindRegion(m.layout.region);
-    if (!region.ok()) reply.status = region.status();
-    else if (f.header.payload_len != 0) reply.status = Invalid("a put that names a region has no payload");
+    if (!region.ok())
+      reply.status = region.status();
+    else if (f.header.payload_len != 0)
+      reply.status = Invalid("a put that names a region has no payload");
     if (!reply.status.ok()) return answer();
     auto views = RegionViews(grid, m.layout, **region, false);
     if (!views.ok()) {
@@ -181,11 +196,15 @@ Admission Session::Handle(const RequestRef& r, const InFrame& f, wire::Put& m) {
                            std::to_string(expected) + " expected");
     return answer();
   }
-  if (!host_.store.WantsPut(caller_, m, &reply)) return answer();   // no byte need move
+  if (!host_.store.WantsPut(caller_, m, &reply)) return answer();  // no byte need move
   return Receive(r, expected, [this, r, m, done](std::shared_ptr<StagingPool::Buffer> buffer) {
     const ContextSpec* now = host_.store.FindContext(caller_.tenant, m.context);
-    const SegmentGrid again{*now, static_cast<uint32_t>(m.hashes.size()), m.layer_begin, m.layer_count,
-                            m.shard.head_begin, m.shard.head_end};
+    const SegmentGrid again{*now,
+                            static_cast<uint32_t>(m.hashes.size()),
+                            m.layer_begin,
+                            m.layer_count,
+                            m.shard.head_begin,
+                            m.shard.head_end};
     auto views = CanonicalViews(again, m.layout.dtype, buffer->bytes());
     host_.store.Put(caller_, m, ReadOnly(views), MemoryGuard{buffer, {}}, done);
   });
@@ -202,12 +221,14 @@ Admission Session::Handle(const RequestRef& r, const InFrame&, const wire::Fetch
     reply.status = Status(StatusCode::kContextUnknown, "open the context first");
     return answer();
   }
-  const SegmentGrid grid{*spec, m.block_count, m.layer_begin, m.layer_count, m.head_begin, m.head_end};
+  const SegmentGrid grid{*spec,         m.block_count, m.layer_begin,
+                         m.layer_count, m.head_begin,  m.head_end};
   if (reply.status = CheckGrid(grid); !reply.status.ok()) return answer();
   if (m.form == wire::Form::kAsStored) {
     host_.store.Fetch(caller_, m, {}, {}, [this, r](Store::Fetched out) {
       auto bytes = std::make_shared<std::vector<std::byte>>(std::move(out.payload));
-      Reply(r, out.reply, out.reply.status.code(), {std::span<const std::byte>(*bytes)}, [bytes](const Status&) {});
+      Reply(r, out.reply, out.reply.status.code(), {std::span<const std::byte>(*bytes)},
+            [bytes](const Status&) {});
     });
     return Admission::Handled();
   }
@@ -222,14 +243,15 @@ Admission Session::Handle(const RequestRef& r, const InFrame&, const wire::Fetch
       reply.status = views.status();
       return answer();
     }
-    host_.store.Fetch(caller_, m, std::move(*views), GuardOf(*region), [this, r](Store::Fetched out) {
-      Reply(r, out.reply, out.reply.status.code());
-    });
+    host_.store.Fetch(
+        caller_, m, std::move(*views), GuardOf(*region),
+        [this, r](Store::Fetched out) { Reply(r, out.reply, out.reply.status.code()); });
     return Admission::Handled();
   }
   const uint64_t bytes = CanonicalBytes(grid, m.layout.dtype);
   if (bytes > host_.limits.request_bytes) {
-    reply.status = TooLarge("fetch of " + std::to_string(bytes) + " bytes in one message (limits.request_bytes)");
+    reply.status = TooLarge("fetch of " + std::to_string(bytes) +
+                            " bytes in one message (limits.request_bytes)");
     return answer();
   }
   auto buffer = host_.staging->Take(bytes);
@@ -246,7 +268,8 @@ Admission Session::Handle(const RequestRef& r, const InFrame&, const wire::Fetch
                           Reply(r, out.reply, out.reply.status.code());
                           return;
                         }
-                      Reply(r, out.reply, out.reply.status.code(), {std::span<const std::byte>(buffer->bytes())},
+                      Reply(r, out.reply, out.reply.status.code(),
+                            {std::span<const std::byte>(buffer->bytes())},
                             [buffer](const Status&) {});
                     });
   return Admission::Handled();
@@ -257,7 +280,8 @@ Admission Session::Handle(const RequestRef& r, const InFrame& f, const wire::Rep
   if (!TakeReportBytes(f.header.payload_len))
     return Refuse(r, {StatusCode::kRetry, "more statistics than limits.report_bytes_per_s", 1000});
   return Receive(r, f.header.payload_len, [this, r, m](auto buffer) {
-    host_.store.Report(caller_, m, Copy(buffer->bytes()), [this, r](Status status) { ReplyStatus(r, status); });
+    host_.store.Report(caller_, m, Copy(buffer->bytes()),
+                       [this, r](Status status) { ReplyStatus(r, status); });
   });
 }
 
@@ -279,22 +303,26 @@ Admission Session::Handle(const RequestRef& r, const InFrame&, const wire::Pin& 
 Admission Session::Handle(const RequestRef& r, const InFrame&, const wire::GetBasis& m) {
   auto bytes = std::make_shared<std::vector<std::byte>>();
   const auto reply = host_.store.GetBasis(caller_, m, bytes.get());
-  Reply(r, reply, reply.status.code(), {std::span<const std::byte>(*bytes)}, [bytes](const Status&) {});
+  Reply(r, reply, reply.status.code(), {std::span<const std::byte>(*bytes)},
+        [bytes](const Status&) {});
   return Admission::Handled();
 }
 
 Admission Session::Handle(const RequestRef& r, const InFrame& f, const wire::PutOpaque& m) {
   if (f.header.payload_len == 0) return Refuse(r, Invalid("opaque object: 0 bytes"));
   return Receive(r, f.header.payload_len, [this, r, m](auto buffer) {
-    host_.store.PutOpaque(caller_, m, Copy(buffer->bytes()), [this, r](Status status) { ReplyStatus(r, status); });
+    host_.store.PutOpaque(caller_, m, Copy(buffer->bytes()),
+                          [this, r](Status status) { ReplyStatus(r, status); });
   });
 }
 
 Admission Session::Handle(const RequestRef& r, const InFrame&, const wire::GetOpaque& m) {
-  host_.store.GetOpaque(caller_, m, [this, r](wire::OpaqueReply reply, std::vector<std::byte> object) {
-    auto bytes = std::make_shared<std::vector<std::byte>>(std::move(object));
-    Reply(r, reply, reply.status.code(), {std::span<const std::byte>(*bytes)}, [bytes](const Status&) {});
-  });
+  host_.store.GetOpaque(caller_, m,
+                        [this, r](wire::OpaqueReply reply, std::vector<std::byte> object) {
+                          auto bytes = std::make_shared<std::vector<std::byte>>(std::move(object));
+                          Reply(r, reply, reply.status.code(), {std::span<const std::byte>(*bytes)},
+                                [bytes](const Status&) {});
+                        });
   return Admission::Handled();
 }
 
@@ -302,16 +330,20 @@ Admission Session::Handle(const RequestRef& r, const InFrame&, const wire::Query
   auto json = host_.query(caller_, m);
   wire::QueryReply reply;
   auto text = std::make_shared<std::string>();
-  if (json.ok()) *text = std::move(*json);
-  else reply.status = json.status();
-  Reply(r, reply, reply.status.code(), {std::as_bytes(std::span(text->data(), text->size()))}, [text](const Status&) {});
+  if (json.ok())
+    *text = std::move(*json);
+  else
+    reply.status = json.status();
+  Reply(r, reply, reply.status.code(), {std::as_bytes(std::span(text->data(), text->size()))},
+        [text](const Status&) {});
   return Admission::Handled();
 }
 
 Admission Session::Handle(const RequestRef& r, const InFrame&, const wire::SetBudget& m) {
   if (!host_.is_operator(peer_.uid)) {
     ++host_.stats.auth_failures;
-    return Refuse(r, {StatusCode::kUnauthenticated, "only root and the daemon's own user may set the budget"});
+    return Refuse(r, {StatusCode::kUnauthenticated,
+                      "only root and the daemon's own user may set the budget"});
   }
   host_.store.SetBudget(m.bytes);
   LogInfo("budget set to {} bytes by uid {}", m.bytes, peer_.uid);
@@ -320,7 +352,8 @@ Admission Session::Handle(const RequestRef& r, const InFrame&, const wire::SetBu
 }
 
 Admission Session::Handle(const RequestRef& r, const InFrame&, const wire::BankDrop& m) {
-  host_.store.BankDrop(caller_, m, [this, r](wire::CountReply reply) { Reply(r, reply, reply.status.code()); });
+  host_.store.BankDrop(caller_, m,
+                       [this, r](wire::CountReply reply) { Reply(r, reply, reply.status.code()); });
   return Admission::Handled();
 }
 

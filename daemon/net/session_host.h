@@ -22,9 +22,9 @@ namespace dyna {
 
 struct NetLimits {
   uint32_t clients = 256;
-  uint32_t requests = 256;                    // in flight, of one client
-  uint64_t request_bytes = 256ull << 20;      // payload in flight, of one client
-  uint32_t regions = 64;                      // of one client
+  uint32_t requests = 256;                // in flight, of one client
+  uint64_t request_bytes = 256ull << 20;  // payload in flight, of one client
+  uint32_t regions = 64;                  // of one client
   uint64_t region_bytes = 64ull << 30;
   uint64_t report_bytes_per_s = 64ull << 20;  // statistics of one client; more is dropped, counted
 };
@@ -43,7 +43,7 @@ struct SessionHost {
   bool draining = false;
 
   std::function<TenantId(uid_t)> tenant_of;
-  std::function<bool(uid_t)> is_operator;               // may set the budget
+  std::function<bool(uid_t)> is_operator;  // may set the budget
   // Loads UCX on first use; the Status says why there is none.
   std::function<Result<UcxTransport*>()> ucx;
   // JSON for people (wire::Query); `tenant` sees its own blocks only.

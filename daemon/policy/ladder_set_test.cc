@@ -48,13 +48,14 @@ TEST_F(LadderSetTest, HullDropsWhatIsAboveIt) {
 }
 
 TEST_F(LadderSetTest, PairsWithoutOmega) {
-  const CellLadder cell = CompressingCell(Model(true, false), 0, QualityClass::kBalanced);
+  const LayerModel model = Model(true, false);
+  const CellLadder cell = CompressingCell(model, 0, QualityClass::kBalanced);
   ASSERT_TRUE(cell.pair);
   const auto rungs = cell.k.rungs();
   ASSERT_EQ(rungs.size(), 5u);
   EXPECT_EQ(rungs[0].k_kind, kind::kPlain8);
   EXPECT_EQ(rungs[4].v_kind, kind::VBits(2));
-  const Basis& basis = *Model(true, false).basis;
+  const Basis& basis = *model.basis;
   EXPECT_EQ(rungs[3].k_kind, kind::Level(basis.LevelOf(2)));
   EXPECT_EQ(rungs[4].k_kind, rungs[3].k_kind);
   // The steps of K from 4 bits to 2 cost 1 a byte in the mean.

@@ -52,7 +52,7 @@ void CodecPool::Loop(size_t index) {
       queue_.pop_front();
     }
     job.work();
-    job.work = nullptr;   // what it shares with `done` is dropped on the loop
+    job.work = nullptr;  // what it shares with `done` is dropped on the loop
     loop_.Post(std::move(job.done));
   }
 }

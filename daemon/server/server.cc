@@ -104,7 +104,8 @@ admin::Snapshot Server::Impl::Snapshot() const {
   s.contexts = store->Contexts(0);
   if (host) {
     const NetStats& n = host->stats;
-    for (const auto& [type, op] : n.ops) s.requests.push_back({wire::TypeName(type), op.results, op.seconds});
+    for (const auto& [type, op] : n.ops)
+      s.requests.push_back({wire::TypeName(type), op.results, op.seconds});
     s.clients = n.clients;
     s.clients_refused = n.clients_refused;
     s.rejected_frames = n.rejected_frames;
@@ -133,7 +134,8 @@ void Server::Impl::ArmTick() {
   executor.Post([this] {
     const TimePoint posted = clock.Now();
     const bool more = store->Tick();
-    const auto again = more ? std::chrono::milliseconds(1) : std::chrono::milliseconds(options.server.tick_ms);
+    const auto again =
+        more ? std::chrono::milliseconds(1) : std::chrono::milliseconds(options.server.tick_ms);
     if (!more && !store->NeedsClock()) {
       tick_armed = false;
       return;
@@ -147,8 +149,8 @@ void Server::Impl::ArmTick() {
   });
 }
 
-// First touch costs more than a put's copy. Done beside the service, a piece at a time: serving what
-// outlived us does not wait for it.
+// First touch costs more than a put's copy. Done beside the service, a piece at a time: serving
+// what outlived us does not wait for it.
 void Server::Impl::Prefault(uint64_t from) {
   constexpr uint64_t kPiece = 64u << 20;
   if (stopping || from >= arena->capacity()) return;
@@ -160,8 +162,10 @@ void Server::Impl::Prefault(uint64_t from) {
         if (madvise(base, bytes, MADV_POPULATE_WRITE) != 0) *error = errno;
       },
       [this, from, bytes, error] {
-        if (*error == 0) Prefault(from + bytes);
-        else LogWarn("arena: not pre-faulted: {}", std::strerror(*error));
+        if (*error == 0)
+          Prefault(from + bytes);
+        else
+          LogWarn("arena: not pre-faulted: {}", std::strerror(*error));
       });
 }
 
@@ -171,7 +175,8 @@ Result<UcxTransport*> Server::Impl::Ucx() {
   auto made = UcxTransport::Create(loop, UcxOptionsOf(options));
   if (!made.ok()) return made.status();
   ucx = std::move(*made);
-  LogInfo("UCX {} loaded: transports {}, devices {}", ucx->version(), options.ucx.tls, options.ucx.net_devices);
+  LogInfo("UCX {} loaded: transports {}, devices {}", ucx->version(), options.ucx.tls,
+          options.ucx.net_devices);
   return ucx.get();
 }
 
@@ -199,8 +204,10 @@ void Server::Impl::Reload() {
 }
 
 void Server::Impl::OnSignal(int signal) {
-  if (signal == SIGHUP) Reload();
-  else Stop();
+  if (signal == SIGHUP)
+    Reload();
+  else
+    Stop();
 }
 
 void Server::Impl::Stop() {
@@ -210,7 +217,8 @@ void Server::Impl::Stop() {
     return;
   }
   stopping = true;
-  LogInfo("stopping: {} clients, {} blocks in memory", listener->sessions(), store->stats().host.blocks);
+  LogInfo("stopping: {} clients, {} blocks in memory", listener->sessions(),
+          store->stats().host.blocks);
   admin::SdNotify("STOPPING=1");
   host->draining = true;
   listener->StopAccepting();
@@ -235,7 +243,8 @@ Result<std::unique_ptr<Server>> Server::Build(config::Options options,
   ::signal(SIGPIPE, SIG_IGN);
   DYNA_RETURN_IF_ERROR(MakeDirectory(o.server.state_dir));
   (void)chmod(o.server.state_dir.c_str(), 0700);
-  DYNA_RETURN_IF_ERROR(MakeDirectory(std::filesystem::path(o.server.socket).parent_path().string()));
+  DYNA_RETURN_IF_ERROR(
+      MakeDirectory(std::filesystem::path(o.server.socket).parent_path().string()));
 
   auto backend = MakeCpuBackend(o.server.isa);
   if (!backend.ok()) return backend.status();
@@ -249,8 +258,10 @@ Result<std::unique_ptr<Server>> Server::Build(config::Options options,
     r.budget_bytes = o.spill.bytes;
     auto opened = OpenRocksStore(r, *s.disk_threads, s.executor);
     // A failing disk costs the spill tier, never the service.
-    if (opened.ok()) s.spill = GuardStore("spill", std::move(*opened), BreakerOptions{}, s.clock, s.executor);
-    else LogError("spill: {}: running without it: {}", o.spill.dir, opened.status().message());
+    if (opened.ok())
+      s.spill = GuardStore("spill", std::move(*opened), BreakerOptions{}, s.clock, s.executor);
+    else
+      LogError("spill: {}: running without it: {}", o.spill.dir, opened.status().message());
   }
   if (o.bank.enabled) {
     RocksOptions r;
@@ -264,30 +275,49 @@ Result<std::unique_ptr<Server>> Server::Build(config::Options options,
   auto arena = Arena::Create({o.arena.bytes, 0, /*prefault=*/false});
   if (!arena.ok()) return arena.status();
   s.arena = std::move(*arena);
-  s.store = std::make_unique<Store>(
-      Store::Parts{s.clock, s.executor, *s.codec, *s.backend, *s.arena, s.spill.get(), s.bank.get()},
-      StoreOptionsOf(o));
+  s.store = std::make_unique<Store>(Store::Parts{s.clock, s.executor, *s.codec, *s.backend,
+                                                 *s.arena, s.spill.get(), s.bank.get()},
+                                    StoreOptionsOf(o));
   for (const config::TenantOptions& t : o.tenants)
     s.store->ConfigureTenant(TenantOfName(t.name), t.name, t.quota_bytes);
   s.store->OnBusy([p = impl.get()] { p->ArmTick(); });
 
-  s.host.reset(new SessionHost{s.loop, s.executor, s.clock, *s.store, *s.codec, NetLimitsOf(o), RandomU64(), DYNA_VERSION,
-                               StagingPool::Create(o.limits.request_bytes * 4, 256u << 20), {}, false, {}, {}, {}, {}});
+  s.host.reset(new SessionHost{s.loop,
+                               s.executor,
+                               s.clock,
+                               *s.store,
+                               *s.codec,
+                               NetLimitsOf(o),
+                               RandomU64(),
+                               DYNA_VERSION,
+                               StagingPool::Create(o.limits.request_bytes * 4, 256u << 20),
+                               {},
+                               false,
+                               {},
+                               {},
+                               {},
+                               {}});
   s.host->tenant_of = [p = impl.get()](uid_t uid) { return TenantOfUid(p->options, uid); };
   s.host->is_operator = [](uid_t uid) { return uid == 0 || uid == geteuid(); };
   s.host->ucx = [p = impl.get()] { return p->Ucx(); };
-  s.host->query = [p = impl.get()](const Caller& caller, const wire::Query& query) -> Result<std::string> {
+  s.host->query = [p = impl.get()](const Caller& caller,
+                                   const wire::Query& query) -> Result<std::string> {
     switch (query.kind) {
-      case wire::QueryKind::kStats: return admin::StatusJson(p->Snapshot());
-      case wire::QueryKind::kContexts: return admin::ContextsJson(p->store->Contexts(caller.tenant));
-      case wire::QueryKind::kInspect: return admin::BlocksJson(p->store->Inspect(caller.tenant, query));
-      case wire::QueryKind::kBankList: return admin::BankJson(p->store->Banked(caller.tenant, query));
+      case wire::QueryKind::kStats:
+        return admin::StatusJson(p->Snapshot());
+      case wire::QueryKind::kContexts:
+        return admin::ContextsJson(p->store->Contexts(caller.tenant));
+      case wire::QueryKind::kInspect:
+        return admin::BlocksJson(p->store->Inspect(caller.tenant, query));
+      case wire::QueryKind::kBankList:
+        return admin::BankJson(p->store->Banked(caller.tenant, query));
     }
     return Unsupported("query: unknown kind");
   };
   if (o.admin.enabled) {
-    auto http = admin::HttpServer::Listen(s.loop, {o.admin.address, o.admin.port, o.admin.connections, 10'000},
-                                          [p = impl.get()] { return p->Snapshot(); });
+    auto http = admin::HttpServer::Listen(
+        s.loop, {o.admin.address, o.admin.port, o.admin.connections, 10'000},
+        [p = impl.get()] { return p->Snapshot(); });
     if (!http.ok())
       return Status(http.status().code(), "admin page: " + std::string(http.status().message()) +
                                               " (set admin.port, or admin.enabled = false)");
@@ -304,12 +334,12 @@ Server::~Server() {
   s.listener.reset();
   s.loop.restart();
   s.loop.poll();
-  s.codec.reset();          // joins: nothing computes any more
+  s.codec.reset();  // joins: nothing computes any more
   s.spill.reset();
   s.bank.reset();
   s.disk_threads.reset();
   s.loop.restart();
-  s.loop.poll();            // the last completions
+  s.loop.poll();  // the last completions
   s.store.reset();
   s.ucx.reset();
   s.arena.reset();
@@ -331,7 +361,8 @@ int Server::Run() {
     });
   };
   wait();
-  // The socket opens when every block that outlived us is known: until then there is nobody to serve.
+  // The socket opens when every block that outlived us is known: until then there is nobody to
+  // serve.
   s.store->Recover([&s](Status recovered) {
     if (!recovered.ok()) {
       LogError("the bank cannot be read: {}", recovered.ToString());
@@ -353,9 +384,11 @@ int Server::Run() {
     }
     s.listener = std::move(*listener);
     s.ready = true;
-    LogInfo("ready: socket {} arena {} bytes, {}, {} codec threads, policy {}, admin {}", s.options.server.socket,
-            s.options.arena.bytes, s.backend->description(), s.codec->threads(), s.options.policy.name,
-            s.http ? "http://" + s.options.admin.address + ":" + std::to_string(s.http->port()) : "off");
+    LogInfo("ready: socket {} arena {} bytes, {}, {} codec threads, policy {}, admin {}",
+            s.options.server.socket, s.options.arena.bytes, s.backend->description(),
+            s.codec->threads(), s.options.policy.name,
+            s.http ? "http://" + s.options.admin.address + ":" + std::to_string(s.http->port())
+                   : "off");
     admin::SdNotify("READY=1");
     if (s.options.arena.prefault) s.Prefault(0);
   });

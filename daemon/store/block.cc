@@ -19,16 +19,21 @@ constexpr bool kLegal[4][4] = {
 
 std::string_view BlockStateName(BlockState state) {
   switch (state) {
-    case BlockState::kWriting: return "writing";
-    case BlockState::kResident: return "resident";
-    case BlockState::kSpilled: return "spilled";
-    case BlockState::kGone: return "gone";
+    case BlockState::kWriting:
+      return "writing";
+    case BlockState::kResident:
+      return "resident";
+    case BlockState::kSpilled:
+      return "spilled";
+    case BlockState::kGone:
+      return "gone";
   }
   return "?";
 }
 
 bool Writer::complete() const {
-  return std::all_of(segments.begin(), segments.end(), [](const Segment& s) { return s.bytes != 0; });
+  return std::all_of(segments.begin(), segments.end(),
+                     [](const Segment& s) { return s.bytes != 0; });
 }
 
 void Block::To(BlockState next) {
@@ -76,10 +81,9 @@ bool Block::Covers(const Shard& want) const {
 }
 
 Segment* Block::Find(uint16_t layer, uint16_t head) {
-  auto it = std::upper_bound(segments.begin(), segments.end(), std::pair(layer, head),
-                             [](const auto& at, const Segment& s) {
-                               return at < std::pair(s.layer, s.head_begin);
-                             });
+  auto it = std::upper_bound(
+      segments.begin(), segments.end(), std::pair(layer, head),
+      [](const auto& at, const Segment& s) { return at < std::pair(s.layer, s.head_begin); });
   // Overlapping shards may start between: look back while the layer is the same.
   while (it != segments.begin()) {
     --it;

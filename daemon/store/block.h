@@ -36,7 +36,7 @@ std::string_view BlockStateName(BlockState state);
 struct Segment {
   uint16_t layer = 0, head_begin = 0, kv_heads = 0;
   BasisName basis = 0;
-  uint32_t bytes = 0;        // encoded
+  uint32_t bytes = 0;  // encoded
   uint32_t cell = 0;
   float nmse = 0;
   bool transcoding = false;  // a demotion is under way
@@ -56,15 +56,15 @@ struct Writer {
   Shard shard;
   QualityClass quality = QualityClass::kBalanced;
   Durability durability = Durability::kVolatile;
-  bool replaces = false;                  // commits as generation + 1
+  bool replaces = false;  // commits as generation + 1
   bool aborted = false;
   int64_t expires_at_ms = 0;
   TimePoint started;
-  uint64_t reserved = 0;                  // arena bytes, until it commits or aborts
-  size_t encoding = 0;                    // segments whose job is under way
-  std::vector<Segment> segments;          // one a layer of the shard; bytes 0: not there yet
-  std::vector<bool> taken;                // [layer - shard.layer_begin]: put, coded or not
-  std::vector<record::Cell> cells;        // [layer][head] of the shard
+  uint64_t reserved = 0;            // arena bytes, until it commits or aborts
+  size_t encoding = 0;              // segments whose job is under way
+  std::vector<Segment> segments;    // one a layer of the shard; bytes 0: not there yet
+  std::vector<bool> taken;          // [layer - shard.layer_begin]: put, coded or not
+  std::vector<record::Cell> cells;  // [layer][head] of the shard
   bool complete() const;
 };
 
@@ -72,44 +72,44 @@ struct Block {
   record::BlockKey key;
   BlockHash parent;
   uint32_t index = 0;
-  uint32_t generation = 1;   // another content
-  uint32_t revision = 0;     // the same content at fewer bits
+  uint32_t generation = 1;  // another content
+  uint32_t revision = 0;    // the same content at fewer bits
   QualityClass quality = QualityClass::kBalanced;
   Durability durability = Durability::kVolatile;
   bool pinned = false;
   bool opaque = false;
   StoreContext* context = nullptr;
   Tenant* tenant = nullptr;
-  uint64_t serial = 0;       // of this object, never reused: owns the arena's extents
+  uint64_t serial = 0;  // of this object, never reused: owns the arena's extents
 
-  std::vector<Shard> shards;           // complete ones
-  std::vector<Segment> segments;       // by (layer, head_begin)
+  std::vector<Shard> shards;      // complete ones
+  std::vector<Segment> segments;  // by (layer, head_begin)
   std::vector<record::Cell> cells;
-  std::vector<BlockHistory> history;   // one a shard, in their order; empty: nothing observed
+  std::vector<BlockHistory> history;  // one a shard, in their order; empty: nothing observed
   std::vector<std::shared_ptr<Writer>> writers;
 
   // Leases: while any lives the block is not dropped, nor demoted below what they promised.
   uint32_t leases = 0;
   QualityClass lease_floor = QualityClass::kSmall;
-  uint64_t held_bytes = 0;   // what the lease table counted for it
-  uint64_t pinned_bytes = 0; // what the store counted for its pin
-  uint32_t frozen = 0;       // leases that promised a max_nmse: no demotion at all
+  uint64_t held_bytes = 0;    // what the lease table counted for it
+  uint64_t pinned_bytes = 0;  // what the store counted for its pin
+  uint32_t frozen = 0;        // leases that promised a max_nmse: no demotion at all
 
-  Reuse reuse;               // h
-  int64_t expires_at_ms = 0; // Unix time; 0: never
+  Reuse reuse;                                    // h
+  int64_t expires_at_ms = 0;                      // Unix time; 0: never
   QualityClass effective = QualityClass::kSmall;  // what its tiles still satisfy
-  float mean_bits = 0;       // of K and V codes, per element
+  float mean_bits = 0;                            // of K and V codes, per element
 
   // What is on disk: the generation and revision whose bytes the tier holds (0: none).
   uint32_t spill_generation = 0, spill_revision = 0;
-  std::unique_ptr<record::BlockMeta> bank;   // what the bank acknowledged; null: nothing
-  uint32_t history_on_disk = 0;              // bytes of the spilled history part
+  std::unique_ptr<record::BlockMeta> bank;  // what the bank acknowledged; null: nothing
+  uint32_t history_on_disk = 0;             // bytes of the spilled history part
   bool spilling = false, banking = false, loading = false;
-  bool history_dirty = false;                // newer than the bank's
-  bool queued = false;                       // in the store's list of blocks to book again
+  bool history_dirty = false;  // newer than the bank's
+  bool queued = false;         // in the store's list of blocks to book again
   std::vector<std::function<void(const Status&)>> loaded;  // waiters of a read-back
 
-  uint64_t charged = 0;      // bytes that the budget counts for it, arena extents excluded
+  uint64_t charged = 0;  // bytes that the budget counts for it, arena extents excluded
   Block *newer = nullptr, *older = nullptr;  // BlockTable's recency list
 
   BlockState state() const { return state_; }
@@ -117,8 +117,8 @@ struct Block {
   void To(BlockState next);
   bool visible() const { return state_ == BlockState::kResident || state_ == BlockState::kSpilled; }
 
-  uint64_t segment_bytes() const;      // encoded, of all segments
-  float nmse() const;                  // byte-weighted mean over segments
+  uint64_t segment_bytes() const;  // encoded, of all segments
+  float nmse() const;              // byte-weighted mean over segments
   // True when complete shards hold every layer and head of `shard`.
   bool Covers(const Shard& shard) const;
   // The segment with this head of this layer, or null.

@@ -41,10 +41,14 @@ void BlockTable::Touch(Block& block) {
 }
 
 void BlockTable::Unlink(Block& block) {
-  if (block.newer != nullptr) block.newer->older = block.older;
-  else if (newest_ == &block) newest_ = block.older;
-  if (block.older != nullptr) block.older->newer = block.newer;
-  else if (oldest_ == &block) oldest_ = block.newer;
+  if (block.newer != nullptr)
+    block.newer->older = block.older;
+  else if (newest_ == &block)
+    newest_ = block.older;
+  if (block.older != nullptr)
+    block.older->newer = block.newer;
+  else if (oldest_ == &block)
+    oldest_ = block.newer;
   block.newer = block.older = nullptr;
 }
 

@@ -8,7 +8,9 @@
 namespace dyna {
 namespace {
 
-uint64_t SeedOf(const Block& block) { return static_cast<uint64_t>(BlockHashHasher{}(block.key.hash)); }
+uint64_t SeedOf(const Block& block) {
+  return static_cast<uint64_t>(BlockHashHasher{}(block.key.hash));
+}
 
 // All histories of a block, one after the other, each with its length before it.
 std::vector<std::byte> PackHistory(const Block& block) {
@@ -70,7 +72,8 @@ record::BlockMeta Store::Impl::MetaOf(const Block& block) const {
   return m;
 }
 
-void Store::Impl::EnsureRows(StoreContext& ctx, SpillStore& store, bool to_bank, const Block& block) {
+void Store::Impl::EnsureRows(StoreContext& ctx, SpillStore& store, bool to_bank,
+                             const Block& block) {
   bool& have = to_bank ? ctx.row_in_bank : ctx.row_in_spill;
   if (!have) {
     have = true;
@@ -126,12 +129,13 @@ void Store::Impl::WriteBlock(const BlockRef& block, SpillStore& store, bool to_b
           write.parts.push_back({SegmentPart(copy->meta.segments[i]), copy->segments[i]});
         if (!copy->history.empty()) write.parts.push_back({kHistoryPart, copy->history});
         ++in_flight;
-        store.PutBlock(std::move(write), [this, copy, bytes, done = std::move(done)](Status status) {
-          disk_bytes -= bytes;
-          --in_flight;
-          done(std::move(status));
-          if (in_flight == 0 && on_idle) on_idle();
-        });
+        store.PutBlock(std::move(write),
+                       [this, copy, bytes, done = std::move(done)](Status status) {
+                         disk_bytes -= bytes;
+                         --in_flight;
+                         done(std::move(status));
+                         if (in_flight == 0 && on_idle) on_idle();
+                       });
       });
 }
 
@@ -146,8 +150,10 @@ void Store::Impl::Persist(const BlockRef& block, std::function<void(Status)> don
   }
   if (block->state() != BlockState::kResident) {
     Load(block, [this, block, done = std::move(done)](const Status& loaded) {
-      if (loaded.ok()) Persist(block, done);
-      else done(loaded);
+      if (loaded.ok())
+        Persist(block, done);
+      else
+        done(loaded);
     });
     return;
   }
@@ -159,15 +165,18 @@ void Store::Impl::Persist(const BlockRef& block, std::function<void(Status)> don
   WriteBlock(block, *bank, true, [block, generation, meta, done = std::move(done)](Status status) {
     block->banking = false;
     if (block->state() != BlockState::kGone && block->generation == generation) {
-      if (status.ok()) block->bank = std::make_unique<record::BlockMeta>(*meta);
-      else if (!block->bank) block->durability = Durability::kVolatile;
+      if (status.ok())
+        block->bank = std::make_unique<record::BlockMeta>(*meta);
+      else if (!block->bank)
+        block->durability = Durability::kVolatile;
     }
     if (!status.ok()) LogWarn("bank: block not stored: {}", status.ToString());
     done(std::move(status));
   });
 }
 
-// The bank's history follows the reports: same generation, so that the segments need not come again.
+// The bank's history follows the reports: same generation, so that the segments need not come
+// again.
 void Store::Impl::PersistHistory(const BlockRef& block) {
   block->history_dirty = false;
   if (bank == nullptr || !block->bank || block->bank->generation != block->generation) return;
@@ -198,11 +207,13 @@ void Store::Impl::ToSpilled(Block& block) {
   Uncharge(block);
   for (const Segment& s : block.segments)
     if (!block.opaque)
-      raw_bytes -= 2 * s.kv_heads * RawTileBytes(block.context->spec.layers[s.layer].head_dim,
-                                                 block.context->spec.dtype);
+      raw_bytes -=
+          2 * s.kv_heads *
+          RawTileBytes(block.context->spec.layers[s.layer].head_dim, block.context->spec.dtype);
   --resident;
   block.To(BlockState::kSpilled);
-  const bool in_spill = block.spill_generation == block.generation && block.spill_revision == block.revision;
+  const bool in_spill =
+      block.spill_generation == block.generation && block.spill_revision == block.revision;
   if (!in_spill && block.bank) {
     // What is left is the bank's copy: it may hold more bits than the one that was in RAM.
     const record::BlockMeta& m = *block.bank;
@@ -252,7 +263,8 @@ void Store::Impl::Spill(const BlockRef& block) {
     block->spill_revision = revision;
     block->history_on_disk = history;
     ++counts.spilled_blocks;
-    if (block->state() == BlockState::kResident && block->revision == revision && block->leases == 0)
+    if (block->state() == BlockState::kResident && block->revision == revision &&
+        block->leases == 0)
       ToSpilled(*block);
     NeedTick();
   });
@@ -283,7 +295,8 @@ void Store::Impl::Load(const BlockRef& block, std::function<void(const Status&)>
   BlockRead request;
   request.key = block->key;
   request.generation = block->generation;
-  const uint32_t beside = !from_spill && block->bank ? block->bank->history_bytes : block->history_on_disk;
+  const uint32_t beside =
+      !from_spill && block->bank ? block->bank->history_bytes : block->history_on_disk;
   uint64_t total = 0;
   for (Segment& s : block->segments) {
     auto extent = Reserve(s.bytes, block->serial);
@@ -292,7 +305,8 @@ void Store::Impl::Load(const BlockRef& block, std::function<void(const Status&)>
       return;
     }
     total += s.bytes;
-    request.parts.push_back({{PartId::Kind::kSegment, s.layer, s.head_begin}, extent->bytes().first(s.bytes)});
+    request.parts.push_back(
+        {{PartId::Kind::kSegment, s.layer, s.head_begin}, extent->bytes().first(s.bytes)});
     read->extents.push_back(std::move(*extent));
     read->bases.push_back(block->opaque ? nullptr : block->context->Share(s.basis));
   }
@@ -300,7 +314,8 @@ void Store::Impl::Load(const BlockRef& block, std::function<void(const Status&)>
   if (beside != 0) request.parts.push_back({kHistoryPart, read->history});
   const uint32_t generation = block->generation;
   ++in_flight;
-  store->ReadParts(std::move(request), [this, block, read, generation, total](std::vector<Status> statuses) {
+  store->ReadParts(std::move(request), [this, block, read, generation,
+                                        total](std::vector<Status> statuses) {
     --in_flight;
     Status bad;
     for (size_t i = 0; i < read->extents.size(); ++i)
@@ -313,11 +328,13 @@ void Store::Impl::Load(const BlockRef& block, std::function<void(const Status&)>
     }
     RunCodec(
         total,
-        [read, block_key = block->key, opaque = block->opaque, lengths = [&] {
-          std::vector<uint32_t> out;
-          for (const Segment& s : block->segments) out.push_back(s.bytes);
-          return out;
-        }()] {
+        [read, block_key = block->key, opaque = block->opaque,
+         lengths =
+             [&] {
+               std::vector<uint32_t> out;
+               for (const Segment& s : block->segments) out.push_back(s.bytes);
+               return out;
+             }()] {
           for (size_t i = 0; i < read->extents.size() && !opaque; ++i) {
             const auto bytes = read->extents[i].bytes().first(lengths[i]);
             Status status = VerifySegmentChecksum(bytes);
@@ -331,7 +348,8 @@ void Store::Impl::Load(const BlockRef& block, std::function<void(const Status&)>
             if (!c.ok() && status.ok()) status = Status(StatusCode::kMiss, c.ToString());
           if (!status.ok()) {
             ++counts.damaged_segments;
-            LogWarn("block {}: damaged on disk, served as a miss: {}", block->index, status.message());
+            LogWarn("block {}: damaged on disk, served as a miss: {}", block->index,
+                    status.message());
           } else if (block->state() != BlockState::kSpilled || block->generation != generation) {
             status = Status(StatusCode::kMiss, "the block moved on");
           } else {
@@ -352,8 +370,9 @@ void Store::Impl::FinishLoad(const BlockRef& block, Status status) {
     ++resident;
     for (const Segment& s : block->segments)
       if (!block->opaque)
-        raw_bytes += 2 * s.kv_heads * RawTileBytes(block->context->spec.layers[s.layer].head_dim,
-                                                   block->context->spec.dtype);
+        raw_bytes +=
+            2 * s.kv_heads *
+            RawTileBytes(block->context->spec.layers[s.layer].head_dim, block->context->spec.dtype);
     Charge(*block);
     BookAll(*block);
     ++counts.loaded_blocks;

@@ -14,11 +14,11 @@ struct ReadWork {
   BlockRef block;
   size_t slot = 0;
   int layer = 0;
-  std::vector<DecodeJob> jobs;                        // decoded: one a stored segment
+  std::vector<DecodeJob> jobs;  // decoded: one a stored segment
   std::vector<ReadRef> refs;
   std::vector<std::shared_ptr<const Basis>> bases;
   std::vector<uint64_t> live;
-  std::vector<std::byte> stored;                      // as stored: sealed
+  std::vector<std::byte> stored;  // as stored: sealed
   uint64_t encoded = 0, raw = 0;
   float nmse = 0;
 };
@@ -27,7 +27,7 @@ struct FetchOp {
   Store::Fetched out;
   std::function<void(Store::Fetched)> done;
   MemoryGuard guard;
-  std::vector<std::vector<std::byte>> stored;         // [segment]
+  std::vector<std::vector<std::byte>> stored;  // [segment]
   size_t waiting = 1;
 
   void Fail(size_t slot, const Status& status) {
@@ -51,8 +51,8 @@ MutableKvView HeadsFrom(MutableKvView view, int heads) {
 }
 
 // Collects what has to be read of one layer; MISS where a head is not held.
-Status Gather(Block& block, int layer, uint16_t head_begin, uint16_t head_end, const StoreContext& ctx,
-              const MutableKvView* target, ReadWork* work) {
+Status Gather(Block& block, int layer, uint16_t head_begin, uint16_t head_end,
+              const StoreContext& ctx, const MutableKvView* target, ReadWork* work) {
   const int d = ctx.spec.layers[static_cast<size_t>(layer)].head_dim;
   double error = 0;
   for (uint16_t head = head_begin; head < head_end;) {
@@ -82,8 +82,9 @@ Status Gather(Block& block, int layer, uint16_t head_begin, uint16_t head_end, c
 
 }  // namespace
 
-void Store::Fetch(const Caller& caller, const wire::Fetch& fetch, std::vector<MutableKvView> targets,
-                  MemoryGuard guard, std::function<void(Fetched)> done) {
+void Store::Fetch(const Caller& caller, const wire::Fetch& fetch,
+                  std::vector<MutableKvView> targets, MemoryGuard guard,
+                  std::function<void(Fetched)> done) {
   Impl& s = *impl_;
   auto op = std::make_shared<FetchOp>();
   op->done = std::move(done);
@@ -98,9 +99,11 @@ void Store::Fetch(const Caller& caller, const wire::Fetch& fetch, std::vector<Mu
   if (ctx == nullptr)
     status = Status(StatusCode::kContextUnknown, "open the context first");
   else if (lease == nullptr || lease->context != ctx)
-    status = Status(StatusCode::kLeaseLost, "lease " + std::to_string(fetch.lease) +
-                                                " is unknown, expired, or of another daemon instance");
-  else if (fetch.block_count == 0 || fetch.block_begin + uint64_t{fetch.block_count} > lease->run.size())
+    status =
+        Status(StatusCode::kLeaseLost, "lease " + std::to_string(fetch.lease) +
+                                           " is unknown, expired, or of another daemon instance");
+  else if (fetch.block_count == 0 ||
+           fetch.block_begin + uint64_t{fetch.block_count} > lease->run.size())
     status = Invalid("blocks " + std::to_string(fetch.block_begin) + " + " +
                      std::to_string(fetch.block_count) + " are beyond the lease's run of " +
                      std::to_string(lease->run.size()));
@@ -236,8 +239,10 @@ void Store::Fetch(const Caller& caller, const wire::Fetch& fetch, std::vector<Mu
     s.Load(block, [op, block, b, tier, read, n = fetch.layer_count](const Status& loaded) {
       for (uint16_t l = 0; l < n; ++l) {
         const size_t slot = size_t{b} * n + l;
-        if (!loaded.ok()) op->Fail(slot, loaded);
-        else op->out.reply.tiers[slot] = tier;
+        if (!loaded.ok())
+          op->Fail(slot, loaded);
+        else
+          op->out.reply.tiers[slot] = tier;
       }
       if (loaded.ok()) read({block}, {b});
       op->Finish();
@@ -258,7 +263,8 @@ wire::GetBasisReply Store::GetBasis(const Caller& caller, const wire::GetBasis& 
   for (BasisName name : request.names) {
     const Basis* basis = ctx->Find(name);
     reply.sizes.push_back(basis == nullptr ? 0 : static_cast<uint32_t>(basis->bytes().size()));
-    if (basis != nullptr) payload->insert(payload->end(), basis->bytes().begin(), basis->bytes().end());
+    if (basis != nullptr)
+      payload->insert(payload->end(), basis->bytes().begin(), basis->bytes().end());
   }
   return reply;
 }

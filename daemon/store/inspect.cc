@@ -123,7 +123,8 @@ std::vector<ContextFact> Store::Contexts(TenantId tenant) const {
       f.encoded_bytes += b.segment_bytes();
       for (const Segment& s : b.segments)
         if (!b.opaque)
-          f.raw_bytes += 2 * s.kv_heads * RawTileBytes(ctx->spec.layers[s.layer].head_dim, ctx->spec.dtype);
+          f.raw_bytes +=
+              2 * s.kv_heads * RawTileBytes(ctx->spec.layers[s.layer].head_dim, ctx->spec.dtype);
     });
     out.push_back(std::move(f));
   }
@@ -162,7 +163,7 @@ std::vector<BlockFact> Store::Inspect(TenantId tenant, const wire::Query& query)
     f.generation = b.generation;
     f.revision = b.revision;
     f.leases = b.leases;
-    f.tier = b.state() == BlockState::kResident ? Tier::kHost
+    f.tier = b.state() == BlockState::kResident   ? Tier::kHost
              : b.spill_generation == b.generation ? Tier::kSpill
                                                   : Tier::kBank;
     f.quality = b.quality;
@@ -170,7 +171,8 @@ std::vector<BlockFact> Store::Inspect(TenantId tenant, const wire::Query& query)
     f.pinned = b.pinned;
     f.opaque = b.opaque;
     f.nmse = b.nmse();
-    f.reuse = static_cast<float>(b.reuse.At(impl_->clock.UnixMillis(), impl_->options.reuse_half_life_s));
+    f.reuse =
+        static_cast<float>(b.reuse.At(impl_->clock.UnixMillis(), impl_->options.reuse_half_life_s));
     f.bytes = b.segment_bytes();
     f.charged = b.charged;
     for (const Segment& s : b.segments) {
@@ -193,8 +195,8 @@ std::vector<BlockFact> Store::Inspect(TenantId tenant, const wire::Query& query)
         std::array<float, 8> r;
         r.fill(1);
         for (const BlockHistory& history : b.history)
-          if (history.Covers(s.layer) && history.observed(s.layer) && head >= history.shard().head_begin &&
-              head < history.shard().head_end)
+          if (history.Covers(s.layer) && history.observed(s.layer) &&
+              head >= history.shard().head_begin && head < history.shard().head_end)
             history.Groups(s.layer, head, r);
         row.importance.insert(row.importance.end(), r.begin(), r.end());
       }
@@ -203,7 +205,8 @@ std::vector<BlockFact> Store::Inspect(TenantId tenant, const wire::Query& query)
     out.push_back(std::move(f));
   };
   if (query.hashes.empty()) {
-    for (Block* b = impl_->blocks.newest(); b != nullptr && out.size() < query.limit; b = b->older) show(*b);
+    for (Block* b = impl_->blocks.newest(); b != nullptr && out.size() < query.limit; b = b->older)
+      show(*b);
     return out;
   }
   for (const BlockHash& hash : query.hashes)

@@ -6,7 +6,7 @@
 
 namespace dyna {
 
-constexpr uint32_t kLearningAtOnce = 1;   // bases under way: the other codec threads keep serving
+constexpr uint32_t kLearningAtOnce = 1;  // bases under way: the other codec threads keep serving
 
 bool Store::Impl::LearningBudgetLeft(const StoreContext& ctx, int layer) const {
   // Before its first basis a layer learns from everything; afterwards within its share.
@@ -14,8 +14,9 @@ bool Store::Impl::LearningBudgetLeft(const StoreContext& ctx, int layer) const {
   return counts.learn_seconds <= options.learner.codec_share * (counts.codec_seconds + 1);
 }
 
-void Store::Impl::FeedTile(StoreContext& ctx, const wire::Put& put, int layer, std::vector<uint32_t> count,
-                           std::vector<float> sum, std::vector<float> scatter) {
+void Store::Impl::FeedTile(StoreContext& ctx, const wire::Put& put, int layer,
+                           std::vector<uint32_t> count, std::vector<float> sum,
+                           std::vector<float> scatter) {
   if (!ctx.learner.AddTile(layer, put.shard.head_begin, count, sum, scatter).ok()) return;
   for (uint32_t n : count) ctx.learned_tokens += n;
   StartLearning(ctx);
@@ -42,7 +43,8 @@ void Store::Impl::StartLearning(StoreContext& ctx) {
         [job] {
           const auto start = std::chrono::steady_clock::now();
           job->made = job->due.Make();
-          job->seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+          job->seconds =
+              std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
         },
         [this, job, &ctx, layer] {
           --learning;

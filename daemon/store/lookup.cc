@@ -8,7 +8,8 @@ namespace {
 
 // What a reader demands against what the RAM or disk copy still is.
 bool Satisfies(const Block& block, const wire::Lookup& want) {
-  return block.effective >= want.min_quality && (want.max_nmse <= 0 || block.nmse() <= want.max_nmse);
+  return block.effective >= want.min_quality &&
+         (want.max_nmse <= 0 || block.nmse() <= want.max_nmse);
 }
 
 bool BankSatisfies(const Block& block, const wire::Lookup& want) {
@@ -19,8 +20,8 @@ bool BankSatisfies(const Block& block, const wire::Lookup& want) {
 uint32_t BytesOf(const Block& block, const Shard& shard) {
   uint64_t sum = 0;
   for (const Segment& s : block.segments)
-    if (s.layer >= shard.layer_begin && s.layer < shard.layer_end && s.head_begin < shard.head_end &&
-        s.head_end() > shard.head_begin)
+    if (s.layer >= shard.layer_begin && s.layer < shard.layer_end &&
+        s.head_begin < shard.head_end && s.head_end() > shard.head_begin)
       sum += s.bytes;
   return static_cast<uint32_t>(std::min<uint64_t>(sum, UINT32_MAX));
 }
@@ -40,7 +41,8 @@ wire::LookupReply Store::Lookup(const Caller& caller, const wire::Lookup& want) 
   reply.hits.resize(want.hashes.size());
 
   HeldLease lease;
-  const uint64_t share = static_cast<uint64_t>(static_cast<double>(s.Limit()) * s.options.floor_share);
+  const uint64_t share =
+      static_cast<uint64_t>(static_cast<double>(s.Limit()) * s.options.floor_share);
   uint64_t floor_bytes = s.leases.held_bytes() + s.pinned_bytes;
   const int64_t now_ms = s.clock.UnixMillis();
   bool leading = true;
@@ -74,10 +76,7 @@ wire::LookupReply Store::Lookup(const Caller& caller, const wire::Lookup& want) 
     hit.mean_bits = good ? block->mean_bits : block->bank->mean_bits;
     hit.bytes = BytesOf(*block, want.shard);
     ++s.counts.hits[static_cast<size_t>(hit.tier)];
-    if (!want.lease) continue;
-    s.blocks.Touch(*block);
-    block->reuse.Hit(now_ms, s.options.reuse_half_life_s);
-    if (!leading) continue;
+    if (!want.lease || !leading) continue;
     // Beyond its share of the budget a lease would starve everybody else's puts (design 5).
     const uint64_t bytes = block->segment_bytes();
     if (floor_bytes + bytes > share && block->leases == 0) {
@@ -85,6 +84,9 @@ wire::LookupReply Store::Lookup(const Caller& caller, const wire::Lookup& want) 
       continue;
     }
     if (block->leases == 0) floor_bytes += bytes;
+    // Only what is granted counts as use: the rest of the prefix is asked for again.
+    s.blocks.Touch(*block);
+    block->reuse.Hit(now_ms, s.options.reuse_half_life_s);
     lease.run.push_back(block);
     lease.generations.push_back(block->generation);
   }

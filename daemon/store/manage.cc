@@ -46,8 +46,10 @@ wire::CountReply Store::Pin(const Caller& caller, const wire::Pin& request) {
     const uint64_t bytes = block->segment_bytes();
     if (request.pinned && !block->pinned) {
       if (s.pinned_bytes + bytes > share) {
-        reply.status = Status(StatusCode::kRetry, "pinned blocks reach their share of the budget "
-                                                  "(budget.floor_share)", 1000);
+        reply.status = Status(StatusCode::kRetry,
+                              "pinned blocks reach their share of the budget "
+                              "(budget.floor_share)",
+                              1000);
         return reply;
       }
       s.pinned_bytes += block->pinned_bytes = bytes;
@@ -75,11 +77,13 @@ void Store::BankDrop(const Caller& caller, const wire::BankDrop& request,
   std::vector<BlockRef> chosen;
   if (request.hashes.empty())
     s.blocks.ForEach([&](Block& b) {
-      if (b.key.tenant == caller.tenant && (request.context == 0 || b.key.context == request.context) && b.bank)
+      if (b.key.tenant == caller.tenant &&
+          (request.context == 0 || b.key.context == request.context) && b.bank)
         chosen.push_back(s.blocks.Find(b.key));
     });
   for (const BlockHash& hash : request.hashes)
-    if (BlockRef b = s.blocks.Find({caller.tenant, request.context, hash}); b && b->bank) chosen.push_back(b);
+    if (BlockRef b = s.blocks.Find({caller.tenant, request.context, hash}); b && b->bank)
+      chosen.push_back(b);
   auto waiting = std::make_shared<size_t>(chosen.size() + 1);
   auto finish = [reply, waiting, done = std::move(done)] {
     if (--*waiting == 0) done(*reply);
@@ -88,7 +92,8 @@ void Store::BankDrop(const Caller& caller, const wire::BankDrop& request,
     b->bank.reset();
     b->durability = Durability::kVolatile;
     ++reply->count;
-    if (b->state() == BlockState::kSpilled && b->spill_generation != b->generation) s.Gone(*b, false);
+    if (b->state() == BlockState::kSpilled && b->spill_generation != b->generation)
+      s.Gone(*b, false);
     s.bank->DeleteBlock(b->key, [reply, finish](Status status) {
       if (!status.ok() && reply->status.ok()) reply->status = std::move(status);
       finish();
@@ -97,8 +102,8 @@ void Store::BankDrop(const Caller& caller, const wire::BankDrop& request,
   finish();
 }
 
-void Store::PutOpaque(const Caller& caller, const wire::PutOpaque& put, std::vector<std::byte> bytes,
-                      std::function<void(Status)> done) {
+void Store::PutOpaque(const Caller& caller, const wire::PutOpaque& put,
+                      std::vector<std::byte> bytes, std::function<void(Status)> done) {
   Impl& s = *impl_;
   StoreContext* ctx = s.Context(caller.tenant, put.context);
   const record::BlockKey key{caller.tenant, put.context, put.key};
@@ -170,7 +175,7 @@ void Store::GetOpaque(const Caller& caller, const wire::GetOpaque& get,
     done({Status(StatusCode::kMiss, "no such object"), Tier::kNone}, {});
     return;
   }
-  const Tier tier = block->state() == BlockState::kResident ? Tier::kHost
+  const Tier tier = block->state() == BlockState::kResident        ? Tier::kHost
                     : block->spill_generation == block->generation ? Tier::kSpill
                                                                    : Tier::kBank;
   s.blocks.Touch(*block);

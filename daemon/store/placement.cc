@@ -8,12 +8,10 @@
 namespace dyna {
 namespace {
 
-constexpr uint64_t kEntryBytes = 96;   // of a block in RAM, as design 2 counts it
-constexpr int kRebookEighths = 4;      // a weight that moved by half an octave is told to the book
+constexpr uint64_t kEntryBytes = 96;  // of a block in RAM, as design 2 counts it
+constexpr int kRebookEighths = 4;     // a weight that moved by half an octave is told to the book
 
-uint64_t HashWord(const BlockHash& hash) {
-  return static_cast<uint64_t>(BlockHashHasher{}(hash));
-}
+uint64_t HashWord(const BlockHash& hash) { return static_cast<uint64_t>(BlockHashHasher{}(hash)); }
 
 double KBits(uint8_t k, const Basis* basis, int head, DType dtype) {
   if (k == kind::kRaw) return 8.0 * DTypeBytes(dtype);
@@ -41,7 +39,8 @@ QualityClass ClassOf(uint8_t kind_id, double bits, double l2_bits) {
 }  // namespace
 
 uint64_t Store::Impl::Limit() const {
-  const auto room = static_cast<uint64_t>(static_cast<double>(arena.capacity()) * (1 - options.headroom));
+  const auto room =
+      static_cast<uint64_t>(static_cast<double>(arena.capacity()) * (1 - options.headroom));
   return budget == 0 ? room : std::min(budget, room);
 }
 
@@ -76,7 +75,8 @@ std::vector<TilePlan> Store::Impl::PlanPut(StoreContext& ctx, TenantId tenant, c
   priced.layer = layer;
   priced.block = HashWord(hash);
   Decide(priced, book.price(tenant), /*fresh=*/true, options.policy.price, out);
-  if (std::none_of(out.begin(), out.end(), [](const TilePlan& p) { return kind::IsLevel(p.k_kind); }))
+  if (std::none_of(out.begin(), out.end(),
+                   [](const TilePlan& p) { return kind::IsLevel(p.k_kind); }))
     *basis = 0;
   return out;
 }
@@ -106,8 +106,8 @@ void Store::Impl::Book(Block& block, Segment& s) {
   s.booked = ctx.Ladders(*policy, s.layer, basis, block.quality);
   if (!s.booked) return;
   s.booked_h = Log2Byte(block.reuse.At(clock.UnixMillis(), options.reuse_half_life_s));
-  s.booked_frozen = block.pinned || block.frozen > 0 ||
-                    (block.leases > 0 && block.lease_floor > block.quality);
+  s.booked_frozen =
+      block.pinned || block.frozen > 0 || (block.leases > 0 && block.lease_floor > block.quality);
   s.booked_observed = std::any_of(block.history.begin(), block.history.end(), [&](const auto& h) {
     return h.Covers(s.layer) && h.observed(s.layer);
   });
@@ -130,8 +130,8 @@ void Store::Impl::UnbookAll(Block& block) {
 void Store::Impl::BookLater(Block& block) {
   if (block.queued || !Priced(block) || block.segments.empty() || !block.segments[0].booked) return;
   const Segment& s = block.segments[0];
-  const bool frozen = block.pinned || block.frozen > 0 ||
-                      (block.leases > 0 && block.lease_floor > block.quality);
+  const bool frozen =
+      block.pinned || block.frozen > 0 || (block.leases > 0 && block.lease_floor > block.quality);
   const int h = Log2Byte(block.reuse.At(clock.UnixMillis(), options.reuse_half_life_s));
   if (frozen == s.booked_frozen && std::abs(h - s.booked_h) < kRebookEighths) return;
   block.queued = true;

@@ -10,10 +10,10 @@
 namespace dyna {
 namespace {
 
-constexpr size_t kColdCandidates = 32;          // looked at, from the oldest, for the least reuse
-constexpr uint64_t kMovesAtOnce = 16u << 20;    // bytes of blocks that are on their way to disk
-constexpr double kPriceOctave = kEighths * kPriceSub;   // Price units to one doubling
-constexpr double kTrigger = 1.0 / 128;          // pressure begins this far below the limit
+constexpr size_t kColdCandidates = 32;        // looked at, from the oldest, for the least reuse
+constexpr uint64_t kMovesAtOnce = 16u << 20;  // bytes of blocks that are on their way to disk
+constexpr double kPriceOctave = kEighths * kPriceSub;  // Price units to one doubling
+constexpr double kTrigger = 1.0 / 128;                 // pressure begins this far below the limit
 
 }  // namespace
 
@@ -21,19 +21,20 @@ bool Store::Impl::Pressure(TimePoint until) {
   const uint64_t limit = Limit();
   const uint64_t target = limit - static_cast<uint64_t>(static_cast<double>(limit) * kTrigger);
   const uint64_t charged = Charged();
-  const auto fixed = static_cast<int64_t>(charged) - book.bytes();  // headers, padding, metadata, raw
+  const auto fixed =
+      static_cast<int64_t>(charged) - book.bytes();  // headers, padding, metadata, raw
   const int64_t tiles = static_cast<int64_t>(target) - fixed;
   counts.log2_price = book.price() / kPriceOctave;
   if (charged <= target) {
     overshoot = 0;
-    book.Solve(tiles);   // the price falls again when much is free
+    book.Solve(tiles);  // the price falls again when much is free
     sweep_idle = false;
     return false;
   }
   const bool floors_fit = book.Solve(tiles - overshoot);
   counts.log2_price = book.price() / kPriceOctave;
   const uint64_t pending = arena.stats().retired_bytes + transcode_gain;
-  if (charged <= target + pending) return true;   // what is under way will do
+  if (charged <= target + pending) return true;  // what is under way will do
   const uint64_t excess = charged - target - pending;
   const bool dear = book.price() > static_cast<Price>(options.spill_log2_price * kPriceOctave);
   if (!sweep_idle) DemoteSlice(until);
@@ -71,7 +72,8 @@ bool Store::Impl::DemoteSlice(TimePoint until) {
       if (!s.booked || s.transcoding || s.booked_frozen) continue;
       if (transcodes >= options.demotions_in_flight) break;
       plan_now.assign(s.kv_heads, {});
-      Decide(AsPriced(*block, s), book.price(block->key.tenant), false, options.policy.price, plan_now);
+      Decide(AsPriced(*block, s), book.price(block->key.tenant), false, options.policy.price,
+             plan_now);
       bool fewer = false;
       for (size_t h = 0; h < plan_now.size(); ++h)
         fewer |= plan_now[h].k_kind != block->cells[s.cell + h].k_kind ||
@@ -90,8 +92,8 @@ bool Store::Impl::DemoteSlice(TimePoint until) {
   return false;
 }
 
-bool Store::Impl::StartTranscode(const BlockRef& block, size_t index, std::vector<TilePlan> plan_now,
-                                 const LadderSet& ladders) {
+bool Store::Impl::StartTranscode(const BlockRef& block, size_t index,
+                                 std::vector<TilePlan> plan_now, const LadderSet& ladders) {
   Segment& s = block->segments[index];
   StoreContext& ctx = *block->context;
   struct Job {
@@ -112,8 +114,9 @@ bool Store::Impl::StartTranscode(const BlockRef& block, size_t index, std::vecto
   job->basis = ctx.Share(job->name);
   job->plan = std::move(plan_now);
   job->measure.resize(job->plan.size());
-  SegmentId id{ctx.fingerprint, job->name, block->key.hash, block->index, s.layer, s.head_begin,
-               s.kv_heads, ctx.spec.layers[s.layer].head_dim, ctx.spec.dtype};
+  SegmentId id{ctx.fingerprint, job->name,    block->key.hash, block->index,
+               s.layer,         s.head_begin, s.kv_heads,      ctx.spec.layers[s.layer].head_dim,
+               ctx.spec.dtype};
   const uint64_t pins = block->index == 0 ? (uint64_t{1} << kPinnedTokens) - 1 : 0;
   const size_t bytes = EncodedBytes(id, job->plan, pins, job->basis.get());
   if (bytes == 0 || bytes >= s.extent.size()) return false;  // the step is lost in the padding
@@ -238,7 +241,7 @@ bool Store::Impl::EvictFromSpill(uint64_t bytes) {
       ++counts.evicted_blocks;
       if (b->bank) {
         spill->DeleteBlock(b->key, [](Status) {});
-        b->spill_revision = ~0u;   // no longer there: the bank's copy is what is left
+        b->spill_revision = ~0u;  // no longer there: the bank's copy is what is left
         b->spill_generation = 0;
       } else {
         Gone(*b, true);
@@ -258,20 +261,21 @@ void Store::Impl::CompactSlice() {
     return;
   }
   uint64_t moved = 0;
-  const bool finished = arena.CompactStep(plan, 1u << 20, [&](uint64_t owner, uint64_t offset, Extent& fresh) {
-    Block* block = blocks.FindSerial(owner);
-    if (block == nullptr) return false;
-    for (Segment& s : block->segments) {
-      if (!s.extent || s.extent.offset() != offset) continue;
-      if (s.transcoding || s.extent.being_read()) return false;
-      const auto from = s.extent.bytes();
-      std::copy(from.begin(), from.end(), fresh.bytes().begin());
-      moved += from.size();
-      std::swap(s.extent, fresh);
-      return true;
-    }
-    return false;  // of a put that is being encoded
-  });
+  const bool finished =
+      arena.CompactStep(plan, 1u << 20, [&](uint64_t owner, uint64_t offset, Extent& fresh) {
+        Block* block = blocks.FindSerial(owner);
+        if (block == nullptr) return false;
+        for (Segment& s : block->segments) {
+          if (!s.extent || s.extent.offset() != offset) continue;
+          if (s.transcoding || s.extent.being_read()) return false;
+          const auto from = s.extent.bytes();
+          std::copy(from.begin(), from.end(), fresh.bytes().begin());
+          moved += from.size();
+          std::swap(s.extent, fresh);
+          return true;
+        }
+        return false;  // of a put that is being encoded
+      });
   counts.compacted_bytes += moved;
   if (finished) {
     plan = {};
@@ -303,7 +307,8 @@ void Store::Impl::ExpireSlice() {
        b != nullptr && looked < 256; b = next, ++looked) {
     next = b->newer;
     expire_at = next == nullptr ? std::weak_ptr<Block>() : blocks.Find(next->key);
-    if (b->expires_at_ms == 0 || b->expires_at_ms > now_ms || b->leases > 0 || !b->writers.empty()) continue;
+    if (b->expires_at_ms == 0 || b->expires_at_ms > now_ms || b->leases > 0 || !b->writers.empty())
+      continue;
     ++counts.expired_blocks;
     Gone(*b, true);
   }

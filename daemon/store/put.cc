@@ -21,7 +21,7 @@ struct Store::Impl::PutOp {
   wire::PutReply reply;
   std::function<void(wire::PutReply)> done;
   MemoryGuard guard;
-  size_t waiting = 1;   // the call itself
+  size_t waiting = 1;  // the call itself
 
   void Fail(size_t segment, const Status& status) {
     reply.segments[segment].status = status.code();
@@ -38,14 +38,14 @@ namespace {
 struct EncodeWork {
   BlockRef block;
   std::shared_ptr<Writer> writer;
-  size_t slot = 0;            // in the reply
+  size_t slot = 0;  // in the reply
   int layer = 0;
   std::vector<TilePlan> plan;
   std::vector<TileMeasure> measure;
   EncodeJob job;
   Extent extent;
   std::shared_ptr<const Basis> basis;
-  bool feed = false;          // the learner wants this tile
+  bool feed = false;  // the learner wants this tile
   std::vector<uint32_t> count;
   std::vector<float> sum, scatter;
 };
@@ -59,7 +59,8 @@ std::shared_ptr<Writer> Store::Impl::BeginBlock(const Caller& caller, StoreConte
   const BlockHash& parent = i == 0 ? put.parent : put.hashes[i - 1];
   const uint32_t index = put.first_index + static_cast<uint32_t>(i);
   if (index == 0 ? !parent.IsZero() : parent.IsZero())
-    *status = Invalid("parent: zero at index 0 and only there (index " + std::to_string(index) + ")");
+    *status =
+        Invalid("parent: zero at index 0 and only there (index " + std::to_string(index) + ")");
   if (BlockRef known = blocks.Find({caller.tenant, put.context, parent});
       known && !parent.IsZero() && known->index + 1 != index)
     *status = Invalid("index " + std::to_string(index) + " contradicts the parent's, which is " +
@@ -93,7 +94,8 @@ std::shared_ptr<Writer> Store::Impl::BeginBlock(const Caller& caller, StoreConte
   if (draining)
     *status = Status(StatusCode::kRetry, "the daemon is stopping", 1000);
   else if (session.open_puts >= options.open_puts || session.open_bytes >= options.open_put_bytes)
-    *status = Status(StatusCode::kRetry, "too many unfinished puts of this client (limits.open_puts)", 20);
+    *status = Status(StatusCode::kRetry,
+                     "too many unfinished puts of this client (limits.open_puts)", 20);
   else if (!block && blocks.size() >= options.max_blocks)
     *status = Status(StatusCode::kRetry, "the table of blocks is full", 100);
   const Tenant& tenant = TenantOf(caller.tenant);
@@ -210,7 +212,8 @@ void Store::Put(const Caller& caller, const wire::Put& put, std::vector<KvView> 
       }
       auto work = std::make_shared<EncodeWork>();
       BasisName basis = 0;
-      work->plan = s.PlanPut(*ctx, caller.tenant, put.shard, layer, put.quality, put.hashes[b], &basis);
+      work->plan =
+          s.PlanPut(*ctx, caller.tenant, put.shard, layer, put.quality, put.hashes[b], &basis);
       if (work->plan.empty()) {
         op->Fail(slot, Unsupported("class " + std::string(QualityName(put.quality)) + ": policy " +
                                    std::string(s.policy->name()) + " cannot serve it on layer " +
@@ -219,9 +222,15 @@ void Store::Put(const Caller& caller, const wire::Put& put, std::vector<KvView> 
       }
       work->basis = ctx->Share(basis);
       EncodeJob& job = work->job;
-      job.id = {put.context, basis, put.hashes[b], block->index, static_cast<uint16_t>(layer),
-                put.shard.head_begin, static_cast<uint16_t>(put.shard.head_end - put.shard.head_begin),
-                ctx->spec.layers[static_cast<size_t>(layer)].head_dim, ctx->spec.dtype};
+      job.id = {put.context,
+                basis,
+                put.hashes[b],
+                block->index,
+                static_cast<uint16_t>(layer),
+                put.shard.head_begin,
+                static_cast<uint16_t>(put.shard.head_end - put.shard.head_begin),
+                ctx->spec.layers[static_cast<size_t>(layer)].head_dim,
+                ctx->spec.dtype};
       job.source = sources[slot];
       job.basis = work->basis.get();
       job.rope = ctx->rope_for(layer, job.basis);
@@ -326,8 +335,8 @@ void Store::Put(const Caller& caller, const wire::Put& put, std::vector<KvView> 
               w->extent.Retire();
               if (writer.aborted || writer.encoding > 0) continue;
               // A block that can never be completed as it is: the caller may put it again.
-              const bool untouched = std::none_of(writer.taken.begin(), writer.taken.end(),
-                                                  [](bool t) { return t; });
+              const bool untouched =
+                  std::none_of(writer.taken.begin(), writer.taken.end(), [](bool t) { return t; });
               if (untouched) s.Abort(w->block, w->writer);
               continue;
             }
@@ -419,13 +428,14 @@ void Store::Impl::Commit(const BlockRef& ref, const std::shared_ptr<Writer>& wri
     block.cells.clear();
     block.shards.clear();
     block.history.clear();
-    block.spill_generation = 0;   // the old copy is overwritten by the next spill
+    block.spill_generation = 0;  // the old copy is overwritten by the next spill
   } else if (block.state() == BlockState::kSpilled) {
     // It left for the disk while this shard was being written: the newcomer alone would be a hole.
     for (Segment& s : writer->segments) UseBasis(ctx, s.basis, -1);
     return;
   }
-  block.quality = fresh || writer->replaces ? writer->quality : std::min(block.quality, writer->quality);
+  block.quality =
+      fresh || writer->replaces ? writer->quality : std::min(block.quality, writer->quality);
   block.expires_at_ms = writer->expires_at_ms;
   block.shards.push_back(writer->shard);
   const auto base = static_cast<uint32_t>(block.cells.size());
@@ -436,9 +446,10 @@ void Store::Impl::Commit(const BlockRef& ref, const std::shared_ptr<Writer>& wri
     raw_bytes += raw_of(s);
     block.segments.push_back(std::move(s));
   }
-  std::stable_sort(block.segments.begin(), block.segments.end(), [](const Segment& a, const Segment& b) {
-    return std::pair(a.layer, a.head_begin) < std::pair(b.layer, b.head_begin);
-  });
+  std::stable_sort(block.segments.begin(), block.segments.end(),
+                   [](const Segment& a, const Segment& b) {
+                     return std::pair(a.layer, a.head_begin) < std::pair(b.layer, b.head_begin);
+                   });
   block.spill_generation = 0;
   Appraise(block);
   Charge(block);

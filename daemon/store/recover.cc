@@ -1,4 +1,5 @@
-// Start and stop: the rows of both disks become blocks again; a clean stop loses nothing it can save.
+// Start and stop: the rows of both disks become blocks again; a clean stop loses nothing it can
+// save.
 #include <algorithm>
 #include <cmath>
 
@@ -53,7 +54,8 @@ void Store::Impl::Adopt(record::BlockMeta meta, Tier from) {
     block->bank = std::make_unique<record::BlockMeta>(meta);
     block->durability = Durability::kPersistent;
     // The bank is read first or last: its copy counts unless the spill has the same generation.
-    if (block->spill_generation == block->generation && block->generation >= meta.generation) return;
+    if (block->spill_generation == block->generation && block->generation >= meta.generation)
+      return;
     block->generation = meta.generation;
   } else {
     block->generation = meta.generation;
@@ -120,8 +122,8 @@ void Store::Recover(std::function<void(Status)> done) {
               (tier == Tier::kBank ? use.in_bank : use.in_spill) = true;
             } else if (auto* p = std::get_if<record::PriceRow>(&row)) {
               if (p->tenant == 0 && std::isfinite(p->log2_price))
-                s->book.set_price(static_cast<Price>(
-                    std::clamp(p->log2_price * kPriceOctave, double{kFreePrice}, double{kDearestPrice})));
+                s->book.set_price(static_cast<Price>(std::clamp(
+                    p->log2_price * kPriceOctave, double{kFreePrice}, double{kDearestPrice})));
             } else if (auto* l = std::get_if<record::LearnerRow>(&row)) {
               if (StoreContext* ctx = s->Context(l->tenant, l->context))
                 if (!ctx->learner.Restore(*l).ok())
@@ -175,10 +177,12 @@ void Store::Drain(TimePoint deadline, std::function<void()> done) {
   auto flush = [s, done = std::move(done), step] {
     auto rows = [s](SpillStore* store) {
       if (store == nullptr) return;
-      store->PutRow(record::PriceRow{0, Tier::kHost, s->book.price() / kPriceOctave}, [](Status) {});
+      store->PutRow(record::PriceRow{0, Tier::kHost, s->book.price() / kPriceOctave},
+                    [](Status) {});
       for (const auto& [key, ctx] : s->contexts)
         for (int l = 0; l < static_cast<int>(ctx->spec.layers.size()); ++l)
-          if (ctx->learner.tokens_seen(l) != 0) store->PutRow(ctx->learner.Row(l, ctx->tenant), [](Status) {});
+          if (ctx->learner.tokens_seen(l) != 0)
+            store->PutRow(ctx->learner.Row(l, ctx->tenant), [](Status) {});
     };
     rows(s->bank != nullptr ? s->bank : s->spill);
     auto end = [s, done, step] {
@@ -187,25 +191,30 @@ void Store::Drain(TimePoint deadline, std::function<void()> done) {
       done();
     };
     auto flush_bank = [s, end] {
-      if (s->bank == nullptr) end();
-      else s->bank->Flush([end](Status) { end(); });
+      if (s->bank == nullptr)
+        end();
+      else
+        s->bank->Flush([end](Status) { end(); });
     };
-    if (s->spill == nullptr) flush_bank();
-    else s->spill->Flush([flush_bank](Status) { flush_bank(); });
+    if (s->spill == nullptr)
+      flush_bank();
+    else
+      s->spill->Flush([flush_bank](Status) { flush_bank(); });
   };
   *step = [s, order, deadline, flush, step, next = size_t{0}, flushing = false]() mutable {
     if (flushing) return;
     while (s->spill != nullptr && next < order->size() && s->clock.Now() < deadline &&
            s->disk_bytes < s->options.disk_in_flight) {
       const BlockRef& block = (*order)[next++];
-      if (block->state() != BlockState::kResident || s->HasDiskCopy(*block) || block->spilling) continue;
+      if (block->state() != BlockState::kResident || s->HasDiskCopy(*block) || block->spilling)
+        continue;
       if (s->spill->stats().live_bytes + block->segment_bytes() > s->spill->stats().budget) {
-        next = order->size();   // full: what is left is worth less than what is there
+        next = order->size();  // full: what is left is worth less than what is there
         break;
       }
       s->Spill(block);
     }
-    if (s->in_flight != 0) return;   // called again when it ends
+    if (s->in_flight != 0) return;  // called again when it ends
     flushing = true;
     s->loop.Post(flush);
   };

@@ -13,24 +13,34 @@
 namespace dyna {
 namespace {
 
-constexpr size_t kMaxFolds = 8;   // results that wait to be folded in
+constexpr size_t kMaxFolds = 8;  // results that wait to be folded in
 
 float ToFloat(const std::byte* p, DType dtype) {
   uint32_t u = 0;
   std::memcpy(&u, p, static_cast<size_t>(DTypeBytes(dtype)));
   switch (dtype) {
-    case DType::kF32: { float f; std::memcpy(&f, &u, 4); return f; }
-    case DType::kF16: return codec::F16ToF32(static_cast<uint16_t>(u));
-    case DType::kBf16: return codec::Bf16ToF32(static_cast<uint16_t>(u));
-    default: return 0;
+    case DType::kF32: {
+      float f;
+      std::memcpy(&f, &u, 4);
+      return f;
+    }
+    case DType::kF16:
+      return codec::F16ToF32(static_cast<uint16_t>(u));
+    case DType::kBf16:
+      return codec::Bf16ToF32(static_cast<uint16_t>(u));
+    default:
+      return 0;
   }
 }
 
 std::string_view ScorerOf(wire::ReportKind kind) {
   switch (kind) {
-    case wire::ReportKind::kQueryWindow: return "query_window";
-    case wire::ReportKind::kColumnMass: return "column_mass";
-    case wire::ReportKind::kTileMass: return "tile_mass";
+    case wire::ReportKind::kQueryWindow:
+      return "query_window";
+    case wire::ReportKind::kColumnMass:
+      return "column_mass";
+    case wire::ReportKind::kTileMass:
+      return "tile_mass";
   }
   return "keys_only";
 }
@@ -40,25 +50,31 @@ uint64_t LayerValues(const wire::Report& r, const LayerShape& shape, uint32_t bl
   const uint64_t heads = uint64_t{r.head_end} - r.head_begin;
   const uint64_t group = shape.kv_heads == 0 ? 0 : shape.q_heads / shape.kv_heads;
   switch (r.kind) {
-    case wire::ReportKind::kQueryWindow: return r.queries * heads * group * shape.head_dim;
-    case wire::ReportKind::kColumnMass: return heads * blocks * kBlockTokens;
-    case wire::ReportKind::kTileMass: return heads * blocks * 3;
+    case wire::ReportKind::kQueryWindow:
+      return r.queries * heads * group * shape.head_dim;
+    case wire::ReportKind::kColumnMass:
+      return heads * blocks * kBlockTokens;
+    case wire::ReportKind::kTileMass:
+      return heads * blocks * 3;
   }
   return 0;
 }
 
 // What can be said of a report without reading its values.
-Status CheckShape(const wire::Report& r, const StoreContext* ctx, const Block* leaf, uint64_t payload) {
+Status CheckShape(const wire::Report& r, const StoreContext* ctx, const Block* leaf,
+                  uint64_t payload) {
   if (ctx == nullptr) return {StatusCode::kContextUnknown, "open the context first"};
   if (r.layer_count == 0 || r.layer_begin + size_t{r.layer_count} > ctx->spec.layers.size())
     return Invalid("report: layer range is empty or beyond the context's layers");
-  if (leaf == nullptr || !leaf->visible()) return {StatusCode::kMiss, "report: the leaf block is not held"};
+  if (leaf == nullptr || !leaf->visible())
+    return {StatusCode::kMiss, "report: the leaf block is not held"};
   uint64_t expected = 0;
   for (int l = r.layer_begin; l < r.layer_begin + r.layer_count; ++l) {
     const LayerShape& shape = ctx->spec.layers[static_cast<size_t>(l)];
     const std::string where = "report: layer " + std::to_string(l) + ": ";
     if (shape.kind == LayerKind::kOpaque) return Unsupported(where + "is opaque");
-    if (r.head_begin >= r.head_end || r.head_end > shape.kv_heads) return Invalid(where + "head range");
+    if (r.head_begin >= r.head_end || r.head_end > shape.kv_heads)
+      return Invalid(where + "head range");
     const uint64_t values = LayerValues(r, shape, leaf->index + 1);
     if (r.kind == wire::ReportKind::kQueryWindow) {
       if (shape.q_heads == 0) return Invalid(where + "the context declares no query heads");
@@ -73,7 +89,8 @@ Status CheckShape(const wire::Report& r, const StoreContext* ctx, const Block* l
     return Invalid("report: payload of " + std::to_string(payload) + " bytes, " +
                    std::to_string(expected) + " expected");
   if (r.kind == wire::ReportKind::kQueryWindow &&
-      uint64_t{r.first_query_position} + r.queries > uint64_t{ctx->spec.layers[r.layer_begin].max_position} + kBlockTokens)
+      uint64_t{r.first_query_position} + r.queries >
+          uint64_t{ctx->spec.layers[r.layer_begin].max_position} + kBlockTokens)
     return Invalid("report: queries lie beyond max_position");
   return {};
 }
@@ -121,7 +138,9 @@ void Store::Report(const Caller& caller, const wire::Report& r, std::vector<std:
   auto status = std::make_shared<Status>();
   s.RunCodec(
       bytes->size(),
-      [bytes, status, r, ctx, blocks = leaf->index + 1] { *status = CheckValues(r, ctx->spec, blocks, *bytes); },
+      [bytes, status, r, ctx, blocks = leaf->index + 1] {
+        *status = CheckValues(r, ctx->spec, blocks, *bytes);
+      },
       [&s, bytes, status, r, caller, done = std::move(done)] {
         if (status->ok()) s.Enqueue({caller, r, std::move(*bytes)});
         done(*status);
@@ -143,7 +162,8 @@ void Store::Impl::Enqueue(PendingReport report) {
 }
 
 void Store::Impl::StartReports() {
-  while (!reports.empty() && reports_running < options.reports_in_flight && folds.size() < kMaxFolds) {
+  while (!reports.empty() && reports_running < options.reports_in_flight &&
+         folds.size() < kMaxFolds) {
     PendingReport pending = std::move(reports.front());
     reports.pop_front();
     reports_bytes -= pending.payload.size();
@@ -152,7 +172,8 @@ void Store::Impl::StartReports() {
     auto work = std::make_unique<FoldWork>();
     work->context = ctx;
     work->report = r;
-    BlockRef at = ctx == nullptr ? nullptr : blocks.Find({pending.caller.tenant, r.context, r.leaf});
+    BlockRef at =
+        ctx == nullptr ? nullptr : blocks.Find({pending.caller.tenant, r.context, r.leaf});
     while (at && at->state() == BlockState::kResident) {
       work->chain.push_back(at);
       at = at->index == 0 ? nullptr : blocks.Find({at->key.tenant, at->key.context, at->parent});
@@ -170,8 +191,8 @@ void Store::Impl::StartReports() {
       std::vector<std::byte> payload;
       std::vector<ReadRef> refs;
       std::vector<std::shared_ptr<const Basis>> bases;
-      std::vector<std::vector<ScoreJob::Block>> chains;      // [layer]
-      std::vector<std::vector<uint32_t>> query_count;        // [layer][head]
+      std::vector<std::vector<ScoreJob::Block>> chains;  // [layer]
+      std::vector<std::vector<uint32_t>> query_count;    // [layer][head]
       std::vector<std::vector<float>> query_second;
       std::vector<Status> query_status;
     };
@@ -186,15 +207,16 @@ void Store::Impl::StartReports() {
       for (const BlockRef& b : work->chain) {
         if (!window) break;
         Segment* segment = b->Find(static_cast<uint16_t>(l), r.head_begin);
-        if (segment == nullptr || segment->head_begin != r.head_begin || segment->head_end() != r.head_end) {
+        if (segment == nullptr || segment->head_begin != r.head_begin ||
+            segment->head_end() != r.head_end) {
           whole = false;
           break;
         }
         job->refs.push_back(segment->extent.Read());
         job->bases.push_back(ctx->Share(segment->basis));
         const Basis* basis = job->bases.back().get();
-        job->chains.back().push_back({job->refs.back().bytes().first(segment->bytes), basis,
-                                      ctx->rope_for(l, basis)});
+        job->chains.back().push_back(
+            {job->refs.back().bytes().first(segment->bytes), basis, ctx->rope_for(l, basis)});
         bytes += segment->bytes;
       }
     }
@@ -219,12 +241,14 @@ void Store::Impl::StartReports() {
           for (size_t i = 0; i < job->work->layers.size(); ++i) {
             FoldWork::Layer& layer = job->work->layers[i];
             const LayerShape& shape = ctx->spec.layers[layer.layer];
-            const size_t n = LayerValues(report, shape, static_cast<uint32_t>(tokens / kBlockTokens));
+            const size_t n =
+                LayerValues(report, shape, static_cast<uint32_t>(tokens / kBlockTokens));
             std::vector<float> values(n);
             const DType dtype = window ? report.dtype : DType::kF32;
             for (size_t v = 0; v < n; ++v, p += DTypeBytes(dtype)) values[v] = ToFloat(p, dtype);
             layer.x.assign(size_t{heads} * tokens, 0.0f);
-            AttentionReport a{layer.layer, heads, static_cast<uint32_t>(tokens), report.queries, values};
+            AttentionReport a{layer.layer, heads, static_cast<uint32_t>(tokens), report.queries,
+                              values};
             if (!window) {
               layer.status = (*FindScorer(ScorerOf(report.kind)))->Score(a, layer.x);
               continue;
@@ -251,7 +275,8 @@ void Store::Impl::StartReports() {
             }
             // The same queries teach M (policy 2).
             job->query_count.emplace_back(heads);
-            job->query_second.emplace_back(size_t{heads} * shape.head_dim * (shape.head_dim + 1) / 2);
+            job->query_second.emplace_back(size_t{heads} * shape.head_dim * (shape.head_dim + 1) /
+                                           2);
             QueryMomentsJob m;
             m.queries = values;
             m.rope = ctx->frame() == Frame::kPre ? ctx->rope(layer.layer) : nullptr;
@@ -275,9 +300,11 @@ void Store::Impl::StartReports() {
             any = true;
             for (int h = report.head_begin; h < report.head_end; ++h) {
               const size_t tokens = job->work->chain.size() * kBlockTokens;
-              ctx->normaliser.Update(layer.layer, h,
-                                     std::span(layer.x).subspan(static_cast<size_t>(h - report.head_begin) * tokens, tokens),
-                                     report.advance, options.policy.hedge);
+              ctx->normaliser.Update(
+                  layer.layer, h,
+                  std::span(layer.x).subspan(static_cast<size_t>(h - report.head_begin) * tokens,
+                                             tokens),
+                  report.advance, options.policy.hedge);
             }
           }
           if (ctx->learning_allowed) {
@@ -285,14 +312,19 @@ void Store::Impl::StartReports() {
             for (size_t i = 0; i < job->query_count.size(); ++i) {
               const int layer = report.layer_begin + static_cast<int>(i);
               if (!job->query_status[i].ok() || !LearningBudgetLeft(*ctx, layer)) continue;
-              if (!ctx->learner.AddQuerySums(layer, report.head_begin, job->query_count[i], job->query_second[i]).ok())
+              if (!ctx->learner
+                       .AddQuerySums(layer, report.head_begin, job->query_count[i],
+                                     job->query_second[i])
+                       .ok())
                 continue;
               for (uint32_t n : job->query_count[i]) ctx->learned_queries += n;
             }
             StartLearning(*ctx);
           }
-          if (!any) ++counts.reports_dropped;
-          else folds.push_back(std::move(job->work));
+          if (!any)
+            ++counts.reports_dropped;
+          else
+            folds.push_back(std::move(job->work));
           NeedTick();
         });
   }
@@ -330,12 +362,14 @@ void Store::Impl::FoldBlock(FoldWork& work, const FoldWork::Layer& layer, size_t
   const int heads = r.head_end - r.head_begin;
   std::vector<float> x(static_cast<size_t>(heads) * kBlockTokens);
   for (int h = 0; h < heads; ++h)
-    std::copy_n(layer.x.begin() + static_cast<long>(static_cast<size_t>(h) * tokens + i * kBlockTokens),
-                kBlockTokens, x.begin() + h * kBlockTokens);
+    std::copy_n(
+        layer.x.begin() + static_cast<long>(static_cast<size_t>(h) * tokens + i * kBlockTokens),
+        kBlockTokens, x.begin() + h * kBlockTokens);
   BlockReport report{layer.layer, r.head_begin, heads, x, r.advance};
   for (size_t k = 0; k < block->history.size(); ++k) {
     BlockHistory& history = block->history[k];
-    if (!history.Covers(layer.layer) || !history.Fold(report, options.policy.history).ok()) continue;
+    if (!history.Covers(layer.layer) || !history.Fold(report, options.policy.history).ok())
+      continue;
     const bool priced = segment->booked != nullptr;
     if (priced) Unbook(*block, *segment);
     for (int h = r.head_begin; h < r.head_end; ++h) {
@@ -344,8 +378,10 @@ void Store::Impl::FoldBlock(FoldWork& work, const FoldWork::Layer& layer, size_t
         continue;
       std::array<float, 8> groups{};
       history.Groups(layer.layer, h, groups);
-      const double w = TileWeight(groups, work.context->normaliser.z(layer.layer, h), {}, options.policy.hedge);
-      record::Cell& cell = block->cells[segment->cell + static_cast<size_t>(h - segment->head_begin)];
+      const double w =
+          TileWeight(groups, work.context->normaliser.z(layer.layer, h), {}, options.policy.hedge);
+      record::Cell& cell =
+          block->cells[segment->cell + static_cast<size_t>(h - segment->head_begin)];
       cell.log2_w_k = cell.log2_w_v = Log2Byte(w);
     }
     if (priced) Book(*block, *segment);

@@ -17,18 +17,18 @@ struct TierCount {
 struct StoreStats {
   // state
   uint64_t budget_bytes = 0, charged_bytes = 0, aux_bytes = 0, basis_bytes = 0, history_bytes = 0;
-  uint64_t raw_bytes = 0;                       // of resident blocks, had they stayed raw
-  TierCount host, spill, bank;                  // a block counts in each tier that has a copy
+  uint64_t raw_bytes = 0;       // of resident blocks, had they stayed raw
+  TierCount host, spill, bank;  // a block counts in each tier that has a copy
   uint64_t writing_blocks = 0, leases = 0, contexts = 0, leased_bytes = 0;
   double log2_price = 0;
-  std::array<uint64_t, 256> k_tiles{}, v_tiles{};   // resident tiles by kind
+  std::array<uint64_t, 256> k_tiles{}, v_tiles{};  // resident tiles by kind
   double mean_bits = 0, mean_nmse = 0;
   // counters since the start
-  std::array<uint64_t, 5> hits{};               // by Tier
+  std::array<uint64_t, 5> hits{};  // by Tier
   uint64_t misses = 0, pending = 0, lookups = 0, exists = 0;
   uint64_t put_segments = 0, put_raw_bytes = 0, put_encoded_bytes = 0, put_rejected = 0;
   uint64_t fetch_segments = 0, fetch_raw_bytes = 0, fetch_encoded_bytes = 0;
-  double put_error_sum = 0;                     // nmse x segments
+  double put_error_sum = 0;  // nmse x segments
   uint64_t retries = 0, quota_refusals = 0, invalid = 0;
   uint64_t demoted_segments = 0, demoted_bytes = 0, spilled_blocks = 0, evicted_blocks = 0;
   uint64_t loaded_blocks = 0, load_failures = 0, damaged_segments = 0, expired_blocks = 0;
@@ -41,7 +41,7 @@ struct StoreStats {
 
 struct TenantUse {
   uint64_t tenant = 0;
-  std::string name;          // empty: nobody configured it
+  std::string name;  // empty: nobody configured it
   uint64_t bytes = 0, quota_bytes = 0;
 };
 
@@ -53,7 +53,7 @@ struct BasisFact {
   BasisSource source = BasisSource::kLearned;
   uint32_t tokens = 0, queries = 0;
   uint64_t segments = 0, bytes = 0;
-  double l2_error = 0;       // predicted relative error at L2
+  double l2_error = 0;  // predicted relative error at L2
 };
 
 struct ContextFact {
@@ -84,7 +84,7 @@ struct BlockFact {
     float nmse = 0;
     std::vector<uint8_t> k_kind, v_kind;
     std::vector<float> k_bits, v_bits;
-    std::vector<float> importance;   // [head][8 groups]: r, 1 where nothing was observed
+    std::vector<float> importance;  // [head][8 groups]: r, 1 where nothing was observed
   };
   std::vector<Row> rows;
 };

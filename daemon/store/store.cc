@@ -16,11 +16,19 @@ using std::chrono::nanoseconds;
 constexpr auto kSlice = std::chrono::microseconds(400);
 
 Store::Impl::Impl(Parts parts, StoreOptions opts)
-    : clock(parts.clock), loop(parts.loop), codec(parts.codec), backend(parts.backend),
-      arena(parts.arena), spill(parts.spill), bank(parts.bank), options(std::move(opts)),
-      book(options.policy.price), budget(options.budget_bytes) {
+    : clock(parts.clock),
+      loop(parts.loop),
+      codec(parts.codec),
+      backend(parts.backend),
+      arena(parts.arena),
+      spill(parts.spill),
+      bank(parts.bank),
+      options(std::move(opts)),
+      book(options.policy.price),
+      budget(options.budget_bytes) {
   auto made = MakePolicy(options.policy);
-  if (!made.ok()) made = MakePolicy(PolicyOptions{});  // the configuration door has refused it before
+  if (!made.ok())
+    made = MakePolicy(PolicyOptions{});  // the configuration door has refused it before
   policy = std::move(*made);
   leases.OnDropped([this](Block& block) {
     if (block.state() != BlockState::kGone) BookLater(block);
@@ -72,16 +80,20 @@ void Store::Impl::Gone(Block& block, bool on_disk_too) {
     --resident;
     for (const Segment& s : block.segments)
       if (!block.opaque)
-        raw_bytes -= 2 * s.kv_heads * RawTileBytes(block.context->spec.layers[s.layer].head_dim,
-                                                   block.context->spec.dtype);
+        raw_bytes -=
+            2 * s.kv_heads *
+            RawTileBytes(block.context->spec.layers[s.layer].head_dim, block.context->spec.dtype);
   }
   if (block.context != nullptr && block.visible()) --block.context->blocks;
   if (on_disk_too) {
-    if (spill != nullptr && block.spill_generation != 0) spill->DeleteBlock(block.key, [](Status) {});
+    if (spill != nullptr && block.spill_generation != 0)
+      spill->DeleteBlock(block.key, [](Status) {});
     if (bank != nullptr && block.bank) bank->DeleteBlock(block.key, [](Status) {});
   }
   for (auto& waiter : std::exchange(block.loaded, {}))
-    loop.Post([waiter = std::move(waiter)] { waiter(Status(StatusCode::kMiss, "the block was dropped")); });
+    loop.Post([waiter = std::move(waiter)] {
+      waiter(Status(StatusCode::kMiss, "the block was dropped"));
+    });
   BlockRef keep = blocks.Find(block.key);
   block.To(BlockState::kGone);
   blocks.Erase(block);
@@ -155,8 +167,9 @@ Result<OpenedContext> Store::OpenContext(const Caller& caller, const ContextSpec
     ctx = fresh.get();
     impl_->contexts.emplace(std::pair(caller.tenant, id), std::move(fresh));
     ++impl_->counts.contexts;
-    LogInfo("context opened: model={} revision={} context={:016x} layers={} learning={}", spec.model,
-            spec.revision, id, spec.layers.size(), ctx->learning_allowed ? "on" : "off");
+    LogInfo("context opened: model={} revision={} context={:016x} layers={} learning={}",
+            spec.model, spec.revision, id, spec.layers.size(),
+            ctx->learning_allowed ? "on" : "off");
   }
   if (profile && !ctx->profiled) {  // the first one given stays: tiles are coded in it
     ctx->profiled = true;

@@ -52,8 +52,8 @@ class Store {
     CodecRunner& codec;
     Backend& backend;
     Arena& arena;
-    SpillStore* spill = nullptr;   // null: no spill tier
-    SpillStore* bank = nullptr;    // null: persistent puts are refused
+    SpillStore* spill = nullptr;  // null: no spill tier
+    SpillStore* bank = nullptr;   // null: persistent puts are refused
   };
   Store(Parts parts, StoreOptions options);
   ~Store();  // REQUIRES that nothing is in flight (Drain)
@@ -66,7 +66,7 @@ class Store {
 
   // A tenant nobody configured has no quota.
   void ConfigureTenant(TenantId tenant, std::string name, uint64_t quota_bytes);
-  void SetBudget(uint64_t bytes);  // 0: the configured one
+  void SetBudget(uint64_t bytes);                // 0: the configured one
   void SetOptions(const StoreOptions& options);  // what SIGHUP may change
 
   // UNSUPPORTED, INVALID (spec, ropes of another opener, a profile of another model), TOO_LARGE.

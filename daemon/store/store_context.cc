@@ -4,8 +4,12 @@ namespace dyna {
 
 StoreContext::StoreContext(uint64_t tenant_id, Fingerprint id, ContextSpec context_spec,
                            const LearnerOptions& learner_options)
-    : tenant(tenant_id), fingerprint(id), spec(std::move(context_spec)),
-      learner(spec, id, learner_options), normaliser(spec), energies(spec) {
+    : tenant(tenant_id),
+      fingerprint(id),
+      spec(std::move(context_spec)),
+      learner(spec, id, learner_options),
+      normaliser(spec),
+      energies(spec) {
   for (const Rope& r : spec.ropes) {
     ropes.emplace_back();
     if (r.kind != RopeKind::kNone) ropes.back().emplace(r);

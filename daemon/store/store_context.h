@@ -24,15 +24,15 @@ namespace dyna {
 struct Tenant {
   uint64_t id = 0;
   std::string name;
-  uint64_t quota = 0;       // 0: none
-  uint64_t charged = 0;     // encoded bytes, resident and on disk
+  uint64_t quota = 0;    // 0: none
+  uint64_t charged = 0;  // encoded bytes, resident and on disk
 };
 
 // A basis and who names it: it is kept, here and on disk, while anything does.
 struct BasisUse {
   std::shared_ptr<const Basis> basis;
   uint64_t segments = 0;
-  bool in_spill = false, in_bank = false;   // its row is there
+  bool in_spill = false, in_bank = false;  // its row is there
 };
 
 struct StoreContext {
@@ -42,14 +42,14 @@ struct StoreContext {
   const uint64_t tenant;
   const Fingerprint fingerprint;
   const ContextSpec spec;
-  std::vector<std::optional<RopeTable>> ropes;   // by index; empty where the kind is none
+  std::vector<std::optional<RopeTable>> ropes;  // by index; empty where the kind is none
   std::map<BasisName, BasisUse> bases;
   BasisLearner learner;
   HedgeNormaliser normaliser;
   EnergyMeans energies;
-  std::optional<Sensitivity> sensitivity;        // with a profile that has omega
+  std::optional<Sensitivity> sensitivity;  // with a profile that has omega
   bool profiled = false;
-  bool learning_allowed = true;                  // within the tenant's cap
+  bool learning_allowed = true;  // within the tenant's cap
   bool row_in_spill = false, row_in_bank = false;
 
   // counted for the status page
@@ -65,9 +65,9 @@ struct StoreContext {
   const RopeTable* rope_for(int layer, const Basis* basis) const {
     return basis != nullptr && basis->info().frame == Frame::kPre ? rope(layer) : nullptr;
   }
-  Frame frame() const;      // of the bases this context learns
+  Frame frame() const;  // of the bases this context learns
 
-  const Basis* Find(BasisName name) const;       // null: 0 or unknown
+  const Basis* Find(BasisName name) const;  // null: 0 or unknown
   std::shared_ptr<const Basis> Share(BasisName name) const;
   void AddBasis(std::shared_ptr<const Basis> basis);
   uint64_t basis_bytes() const;

@@ -19,9 +19,9 @@
 #include "daemon/policy/policy.h"
 #include "daemon/policy/price_book.h"
 #include "daemon/store/block_table.h"
-#include "daemon/store/store_context.h"
 #include "daemon/store/lease_table.h"
 #include "daemon/store/store.h"
+#include "daemon/store/store_context.h"
 
 namespace dyna {
 
@@ -34,15 +34,15 @@ struct PendingReport {
 struct FoldWork {
   StoreContext* context = nullptr;
   wire::Report report;
-  std::vector<BlockRef> chain;              // from the root
+  std::vector<BlockRef> chain;  // from the root
   std::vector<uint32_t> generations;
   struct Layer {
     uint16_t layer = 0;
     Status status;
-    std::vector<float> x;                   // [heads][tokens]
+    std::vector<float> x;  // [heads][tokens]
   };
   std::vector<Layer> layers;
-  size_t next_layer = 0, next_block = 0;    // where folding goes on
+  size_t next_layer = 0, next_block = 0;  // where folding goes on
 };
 
 struct Store::Impl {
@@ -54,26 +54,26 @@ struct Store::Impl {
   // Work on a codec thread, then `done` here; counted, so that a drain can wait for it.
   void RunCodec(size_t bytes, std::function<void()> work, std::function<void()> done);
   void NeedTick();
-  void Gone(Block& block, bool on_disk_too);     // out of the table, tiers and books
+  void Gone(Block& block, bool on_disk_too);  // out of the table, tiers and books
 
   // ---- placement.cc: bytes and price
-  uint64_t Limit() const;                        // what Charged may reach
-  uint64_t Charged() const;                      // arena in use + metadata + bases
+  uint64_t Limit() const;    // what Charged may reach
+  uint64_t Charged() const;  // arena in use + metadata + bases
   bool Fits(uint64_t bytes) const { return Charged() + bytes <= Limit(); }
   Result<Extent> Reserve(uint64_t bytes, uint64_t serial);
   std::vector<TilePlan> PlanPut(StoreContext& ctx, TenantId tenant, const Shard& shard, int layer,
                                 QualityClass quality, const BlockHash& hash, BasisName* basis);
-  bool Priced(const Block& block) const;         // its tiles may be demoted
+  bool Priced(const Block& block) const;  // its tiles may be demoted
   PricedSegment AsPriced(const Block& block, const Segment& segment) const;
   void Book(Block& block, Segment& segment);
   void Unbook(Block& block, Segment& segment);
   void BookAll(Block& block);
   void UnbookAll(Block& block);
-  void BookLater(Block& block);                  // its weight or leases changed: in a slice
+  void BookLater(Block& block);  // its weight or leases changed: in a slice
   bool BookSlice(TimePoint until);
-  void Charge(Block& block);                     // recomputes what the budget counts beside the arena
+  void Charge(Block& block);  // recomputes what the budget counts beside the arena
   void Uncharge(Block& block);
-  void Appraise(Block& block);                   // effective class, mean bits
+  void Appraise(Block& block);  // effective class, mean bits
   void UseBasis(StoreContext& ctx, BasisName name, int change);
 
   // ---- put.cc
@@ -94,7 +94,7 @@ struct Store::Impl {
   void PersistHistory(const BlockRef& block);
   void Spill(const BlockRef& block);
   bool HasDiskCopy(const Block& block) const;
-  void ToSpilled(Block& block);                  // REQUIRES a disk copy
+  void ToSpilled(Block& block);  // REQUIRES a disk copy
   void Load(const BlockRef& block, std::function<void(const Status&)> done);
   void FinishLoad(const BlockRef& block, Status status);
   void Adopt(record::BlockMeta meta, Tier from);  // at start
@@ -142,29 +142,29 @@ struct Store::Impl {
     uint64_t open_bytes = 0;
     std::vector<std::weak_ptr<Block>> writing;
   };
-  std::map<SessionId, Session> sessions;         // those with open puts
+  std::map<SessionId, Session> sessions;  // those with open puts
 
-  uint64_t budget = 0;                           // 0: the arena less headroom
+  uint64_t budget = 0;  // 0: the arena less headroom
   uint64_t aux_bytes = 0, history_bytes = 0, basis_bytes = 0, raw_bytes = 0, resident = 0;
-  uint64_t pinned_bytes = 0;                     // exact and pinned
+  uint64_t pinned_bytes = 0;  // exact and pinned
   std::deque<std::weak_ptr<Block>> to_book, dirty_history;
   std::deque<PendingReport> reports;
   uint64_t reports_bytes = 0;
   uint32_t reports_running = 0;
   std::deque<std::unique_ptr<FoldWork>> folds;
-  std::weak_ptr<Block> rebook_at, sweep_at, expire_at;   // where walks over the table go on
-  bool rebook = false;                           // a new basis: plain tiles may take its levels
-  bool sweep_idle = false;                       // the last walk found nothing to demote
-  size_t sweep_found = 0;                        // in this walk
+  std::weak_ptr<Block> rebook_at, sweep_at, expire_at;  // where walks over the table go on
+  bool rebook = false;      // a new basis: plain tiles may take its levels
+  bool sweep_idle = false;  // the last walk found nothing to demote
+  size_t sweep_found = 0;   // in this walk
   uint32_t transcodes = 0, learning = 0;
-  uint64_t transcode_gain = 0;                   // bytes that running demotions will free
-  int64_t overshoot = 0;                         // tile bytes asked for beyond the excess (padding)
-  uint64_t disk_bytes = 0;                       // on their way to a disk
-  uint64_t in_flight = 0;                        // codec jobs and disk operations
-  Arena::Plan plan;                              // of the compaction under way
-  uint64_t wanted_range = 0;                     // an allocation failed although there was room
+  uint64_t transcode_gain = 0;  // bytes that running demotions will free
+  int64_t overshoot = 0;        // tile bytes asked for beyond the excess (padding)
+  uint64_t disk_bytes = 0;      // on their way to a disk
+  uint64_t in_flight = 0;       // codec jobs and disk operations
+  Arena::Plan plan;             // of the compaction under way
+  uint64_t wanted_range = 0;    // an allocation failed although there was room
   bool draining = false;
-  TimePoint retry_disk_at;                       // a full or failing spill is left alone till then
+  TimePoint retry_disk_at;  // a full or failing spill is left alone till then
   std::function<void()> on_busy, on_idle;
   StoreStats counts;
 };

@@ -12,23 +12,23 @@ struct StoreOptions {
   PolicyOptions policy;
   LearnerOptions learner;
   double reuse_half_life_s = 600;
-  uint64_t budget_bytes = 0;         // 0: the arena, less headroom
-  double headroom = 0.05;            // of the arena, kept free for what is in flight
-  double floor_share = 0.5;          // of the budget: leased + exact + pinned bytes
+  uint64_t budget_bytes = 0;  // 0: the arena, less headroom
+  double headroom = 0.05;     // of the arena, kept free for what is in flight
+  double floor_share = 0.5;   // of the budget: leased + exact + pinned bytes
   // Above this price (log2; 0: an average tile leaves 4 bits for 2) moving a cold block to disk is
   // cheaper than fewer bits.
   double spill_log2_price = 6;
   std::chrono::milliseconds lease_ttl{30'000};
   std::chrono::milliseconds max_lease_ttl{600'000};
   std::chrono::milliseconds open_put_timeout{30'000};
-  uint32_t open_puts = 1024;         // blocks being written, of one session
+  uint32_t open_puts = 1024;  // blocks being written, of one session
   uint64_t open_put_bytes = 1ull << 30;
   uint32_t contexts = 64;
-  uint64_t max_blocks = 4'000'000;          // bounds the table
-  uint64_t disk_in_flight = 64ull << 20;    // bytes on their way to the disks
-  uint64_t report_queue = 64ull << 20;      // bytes of statistics waiting; the oldest is dropped
-  uint32_t reports_in_flight = 2;           // score jobs at once
-  uint32_t demotions_in_flight = 32;        // segments
+  uint64_t max_blocks = 4'000'000;        // bounds the table
+  uint64_t disk_in_flight = 64ull << 20;  // bytes on their way to the disks
+  uint64_t report_queue = 64ull << 20;    // bytes of statistics waiting; the oldest is dropped
+  uint32_t reports_in_flight = 2;         // score jobs at once
+  uint32_t demotions_in_flight = 32;      // segments
 };
 
 }  // namespace dyna

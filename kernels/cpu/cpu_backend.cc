@@ -22,9 +22,12 @@ const TileOps* Avx512Ops() { return nullptr; }
 
 Status ToStatus(QuantiseResult result) {
   switch (result) {
-    case QuantiseResult::kOk: return {};
-    case QuantiseResult::kNotF16: return Invalid("a value or scale is outside the range of f16");
-    case QuantiseResult::kAboveLog8: return TooLarge("a scale is above the top of LOG8");
+    case QuantiseResult::kOk:
+      return {};
+    case QuantiseResult::kNotF16:
+      return Invalid("a value or scale is outside the range of f16");
+    case QuantiseResult::kAboveLog8:
+      return TooLarge("a scale is above the top of LOG8");
   }
   return Internal("quantise");
 }
@@ -54,9 +57,7 @@ class CpuBackend final : public Backend {
   void Transcode(std::span<TranscodeJob> jobs) override { ForEach(jobs, cpu::Transcode); }
   void Score(std::span<ScoreJob> jobs) override { ForEach(jobs, cpu::Score); }
   void Moments(std::span<MomentsJob> jobs) override { ForEach(jobs, cpu::Moments); }
-  void QueryMoments(std::span<QueryMomentsJob> jobs) override {
-    ForEach(jobs, cpu::QueryMoments);
-  }
+  void QueryMoments(std::span<QueryMomentsJob> jobs) override { ForEach(jobs, cpu::QueryMoments); }
 
   Status QuantiseK(std::span<const uint16_t> y, int d, std::span<const uint8_t> widths, int run,
                    uint64_t live, uint64_t pins, std::span<std::byte> packed) override {
@@ -65,8 +66,8 @@ class CpuBackend final : public Backend {
     ToPlanes(y, d, scratch.x);
     cpu::PackLanes(scratch.x, d, live);
     ErrorSums sums;
-    return ToStatus(cpu::QuantiseRuns(ops_, scratch.x, d, widths, run,
-                                      cpu::CountedRows(live, pins), packed, &sums));
+    return ToStatus(cpu::QuantiseRuns(ops_, scratch.x, d, widths, run, cpu::CountedRows(live, pins),
+                                      packed, &sums));
   }
 
   Status QuantiseV(std::span<const uint16_t> z, int d, int bits, uint64_t live, uint64_t pins,
@@ -76,9 +77,8 @@ class CpuBackend final : public Backend {
     ToPlanes(z, d, scratch.x);
     cpu::PackLanes(scratch.x, d, live);
     ErrorSums sums;
-    return ToStatus(ops_.quantise_v(scratch.x, d, bits, cpu::CountedRows(live, pins),
-                                    packed.data(), packed.data() + cpu::GainBytes(bits), v_exp,
-                                    &sums));
+    return ToStatus(ops_.quantise_v(scratch.x, d, bits, cpu::CountedRows(live, pins), packed.data(),
+                                    packed.data() + cpu::GainBytes(bits), v_exp, &sums));
   }
 
   Status DequantiseK(std::span<const std::byte> packed, int d, std::span<const uint8_t> widths,

@@ -49,8 +49,8 @@ void DecodeSide(const TileEnv& env, const SegmentView& view, const TileView& til
   }
   int rank = 0;
   for (uint64_t left = view.pins(); left != 0; left &= left - 1) {
-    ConvertRow(view.pin_row(rank++, index, v), dtype,
-               to.at + std::countr_zero(left) * to.stride, target.dtype, env.d);
+    ConvertRow(view.pin_row(rank++, index, v), dtype, to.at + std::countr_zero(left) * to.stride,
+               target.dtype, env.d);
   }
 }
 

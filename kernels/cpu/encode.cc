@@ -24,7 +24,10 @@ Side SideOf(const KvView& source, int index, bool v) {
 class Encoder {
  public:
   Encoder(const TileOps& ops, Scratch& scratch, RopeOfBlock& rope, EncodeJob& job)
-      : ops_(ops), scratch_(scratch), rope_(rope), job_(job),
+      : ops_(ops),
+        scratch_(scratch),
+        rope_(rope),
+        job_(job),
         plan_(job.plan.begin(), job.plan.end()) {}
 
   Status Run() {
@@ -38,8 +41,8 @@ class Encoder {
     // plan again. At most once for each head.
     for (;;) {
       job_.bytes = static_cast<uint32_t>(EncodedBytes(id, plan_, job_.pins, job_.basis));
-      DYNA_ASSIGN_OR_RETURN(SegmentWriter writer, SegmentWriter::Create(job_.out, id, plan_,
-                                                                        job_.pins, job_.basis));
+      DYNA_ASSIGN_OR_RETURN(SegmentWriter writer,
+                            SegmentWriter::Create(job_.out, id, plan_, job_.pins, job_.basis));
       bool replan = false;
       error_sum_ = 0;
       for (int i = 0; i < id.kv_heads && !replan; ++i)
@@ -94,8 +97,7 @@ class Encoder {
       *replan = true;
       return {};
     }
-    if (result == QuantiseResult::kNotF16)
-      return NotCodable(id, env.head, name, x, id.head_dim);
+    if (result == QuantiseResult::kNotF16) return NotCodable(id, env.head, name, x, id.head_dim);
     if (v) writer->set_v_exp(i, v_exp);
     if (error->energy > 0) error_sum_ += error->error / error->energy;
     return {};

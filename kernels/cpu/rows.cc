@@ -24,8 +24,7 @@ void PutElement(std::byte* row, DType dtype, int c, float value) {
     std::memcpy(row + 4 * c, &value, 4);
     return;
   }
-  const uint16_t bits =
-      dtype == DType::kF16 ? codec::F32ToF16(value) : codec::F32ToBf16(value);
+  const uint16_t bits = dtype == DType::kF16 ? codec::F32ToF16(value) : codec::F32ToBf16(value);
   std::memcpy(row + 2 * c, &bits, 2);
 }
 

@@ -117,8 +117,8 @@ void Mean(const float* planes, int d, uint64_t rows, float* mean) {
   const int n = std::popcount(rows);
   for (int c = 0; c < d; ++c) {
     const float* x = planes + c * kLanes;
-    const float sum = codec::TreeSum(
-        kLanes, [&](int t) { return (rows >> t & 1) != 0 ? x[t] : 0.0f; });
+    const float sum =
+        codec::TreeSum(kLanes, [&](int t) { return (rows >> t & 1) != 0 ? x[t] : 0.0f; });
     mean[c] = n == 0 ? 0.0f : sum / static_cast<float>(n);
   }
 }

@@ -53,8 +53,7 @@ Range RangeOf(const float* y, uint64_t rows) {
     range.lo = std::min(range.lo, y[t]);
     range.hi = std::max(range.hi, y[t]);
   }
-  const float sum =
-      codec::TreeSum(kLanes, [&](int t) { return Counts(rows, t) ? y[t] : 0.0f; });
+  const float sum = codec::TreeSum(kLanes, [&](int t) { return Counts(rows, t) ? y[t] : 0.0f; });
   range.mean = sum / static_cast<float>(n);
   return range;
 }
@@ -178,8 +177,7 @@ QuantiseResult QuantiseV(const float* z, int d, int bits, uint64_t rows, std::by
       uint32_t word;
       std::byte* at = codes + codec::VWordByte(r, c, d, bits);
       std::memcpy(&word, at, 4);
-      word |= static_cast<uint32_t>(codec::VCode(v[c], bits, step))
-              << codec::VWordBit(r, c, bits);
+      word |= static_cast<uint32_t>(codec::VCode(v[c], bits, step)) << codec::VWordBit(r, c, bits);
       std::memcpy(at, &word, 4);
     }
   }

@@ -45,8 +45,8 @@ class Scorer {
                        std::to_string(i) + " belongs");
       if (!views_.empty()) {
         const SegmentId& first = views_[0].id();
-        if (id.layer != first.layer || id.head0 != first.head0 ||
-            id.kv_heads != first.kv_heads || id.head_dim != first.head_dim)
+        if (id.layer != first.layer || id.head0 != first.head0 || id.kv_heads != first.kv_heads ||
+            id.head_dim != first.head_dim)
           return Invalid("chain: blocks of several layers or head ranges");
       }
       if (DTypeBytes(id.dtype) == 1) return Unsupported("chain: fp8 contexts are not scored");
@@ -121,8 +121,7 @@ class Scorer {
   // How many tokens besides sinks query w sees: all of them, or the held ones.
   float VisibleCount(int w) const {
     int64_t end = Position(w) + 1;
-    if (job_.lse.empty())
-      end = std::min(end, static_cast<int64_t>(views_.size()) * kBlockTokens);
+    if (job_.lse.empty()) end = std::min(end, static_cast<int64_t>(views_.size()) * kBlockTokens);
     int64_t begin = kPinnedTokens;
     if (job_.window != 0) begin = std::max(begin, Position(w) + 1 - job_.window);
     return static_cast<float>(std::max<int64_t>(end - begin, 0));
@@ -172,8 +171,7 @@ class Scorer {
         continue;
       }
       const size_t w = r / static_cast<size_t>(group_), g = r % static_cast<size_t>(group_);
-      const float lse = job_.lse[w * job_.q_heads +
-                                 static_cast<size_t>(head * group_) + g];
+      const float lse = job_.lse[w * job_.q_heads + static_cast<size_t>(head * group_) + g];
       // A query that gives the sinks everything says nothing about the rest: bounded below.
       lse_[r] = lse + std::log(std::max(1.0f - std::exp(mass - lse), 1e-4f));
     }

@@ -107,9 +107,8 @@ QuantiseResult EncodeLevel(const TileEnv& env, int level, uint64_t live, uint64_
   ErrorSums sums;
   if (kept > 0) {
     ops.transform(basis.a(env.head), d, kept, d, nullptr, x, y);
-    const QuantiseResult result =
-        QuantiseRuns(ops, y, kept, basis.widths(env.head, level), basis.info().run, rows,
-                     out, &sums);
+    const QuantiseResult result = QuantiseRuns(ops, y, kept, basis.widths(env.head, level),
+                                               basis.info().run, rows, out, &sums);
     if (result != QuantiseResult::kOk) return result;
   }
   if (kept < d) {
@@ -211,9 +210,9 @@ QuantiseResult QuantiseRuns(const TileOps& ops, const float* y_rows, int channel
   const size_t padding = at.code_at - at.padding_at;
   std::fill_n(packed.data() + at.padding_at, padding, std::byte{0});
   while (at.Next(channels)) {
-    const QuantiseResult result = ops.quantise_k(
-        y_rows + at.first * kLanes, at.channels, run, at.width, rows, m + at.first,
-        packed.data() + at.scale_at, packed.data() + at.code_at, sums);
+    const QuantiseResult result =
+        ops.quantise_k(y_rows + at.first * kLanes, at.channels, run, at.width, rows, m + at.first,
+                       packed.data() + at.scale_at, packed.data() + at.code_at, sums);
     if (result != QuantiseResult::kOk) return result;
   }
   return QuantiseResult::kOk;
@@ -266,8 +265,8 @@ QuantiseResult EncodeV(const TileEnv& env, uint8_t v_kind, uint64_t live, uint64
   const int bits = v_kind - kind::VBits(0);
   env.ops.hadamard(x, env.d);
   ErrorSums sums;
-  const QuantiseResult result = env.ops.quantise_v(
-      x, env.d, bits, rows, out.data(), out.data() + GainBytes(bits), v_exp, &sums);
+  const QuantiseResult result = env.ops.quantise_v(x, env.d, bits, rows, out.data(),
+                                                   out.data() + GainBytes(bits), v_exp, &sums);
   *error = {sums.energy, sums.error};
   return result;
 }

@@ -17,7 +17,10 @@ bool IsCodedV(uint8_t v) { return v >= kind::VBits(1) && v <= kind::VBits(8); }
 class Transcoder {
  public:
   Transcoder(const TileOps& ops, Scratch& scratch, RopeOfBlock& rope, TranscodeJob& job)
-      : ops_(ops), scratch_(scratch), rope_(rope), job_(job),
+      : ops_(ops),
+        scratch_(scratch),
+        rope_(rope),
+        job_(job),
         plan_(job.plan.begin(), job.plan.end()) {}
 
   Status Run() {
@@ -31,9 +34,8 @@ class Transcoder {
       DYNA_RETURN_IF_ERROR(CheckFewer(i, view_.tile(i), plan_[static_cast<size_t>(i)]));
     for (;;) {  // again where a level is not possible and its tile stays as it was (formats 2)
       job_.bytes = static_cast<uint32_t>(EncodedBytes(id_, plan_, view_.pins(), job_.basis));
-      DYNA_ASSIGN_OR_RETURN(
-          SegmentWriter writer,
-          SegmentWriter::Create(job_.out, id_, plan_, view_.pins(), job_.basis));
+      DYNA_ASSIGN_OR_RETURN(SegmentWriter writer,
+                            SegmentWriter::Create(job_.out, id_, plan_, view_.pins(), job_.basis));
       bool replan = false;
       added_ = 0;
       for (int i = 0; i < id_.kv_heads && !replan; ++i)
@@ -64,8 +66,7 @@ class Transcoder {
     if (plan.v_kind != now.v_kind) {
       if (*VTileBytes(plan.v_kind, id_.head_dim, id_.dtype) >= now.v.size())
         return bad("V would not get fewer bits");
-      if (plan.v_kind == kind::VBits(1) && now.v_kind != kind::VBits(8) &&
-          now.v_kind != kind::kRaw)
+      if (plan.v_kind == kind::VBits(1) && now.v_kind != kind::VBits(8) && now.v_kind != kind::kRaw)
         return bad("V reaches 1 bit only from 8 bits or raw");
     }
     return {};
@@ -134,8 +135,7 @@ class Transcoder {
     Narrow(scratch_.x, d, now, plan);
     const auto to = WidthsOf(*env, plan.k_kind, &run);
     ErrorSums sums;
-    const QuantiseResult result =
-        QuantiseRuns(ops_, scratch_.x, d, to, run, rows, out, &sums);
+    const QuantiseResult result = QuantiseRuns(ops_, scratch_.x, d, to, run, rows, out, &sums);
     *error = {sums.energy, sums.error};
     return result;
   }
@@ -154,8 +154,8 @@ class Transcoder {
                       scratch_.x);
     Narrow(scratch_.x, env.d, now, plan);
     ErrorSums sums;
-    const QuantiseResult result = ops_.quantise_v(
-        scratch_.x, env.d, to, rows, out.data(), out.data() + GainBytes(to), v_exp, &sums);
+    const QuantiseResult result = ops_.quantise_v(scratch_.x, env.d, to, rows, out.data(),
+                                                  out.data() + GainBytes(to), v_exp, &sums);
     *error = {sums.energy, sums.error};
     return result;
   }

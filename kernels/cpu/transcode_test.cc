@@ -105,8 +105,8 @@ class TranscodeTest : public ::testing::TestWithParam<const char*> {
 
 TEST_P(TranscodeTest, EqualKindsCopyTheirBytes) {
   AlignedBytes a = Encode(Both(kind::Level(5), kind::VBits(4)), 0xf), b(0);
-  const auto plan = std::vector<TilePlan>{{kind::Level(5), kind::VBits(4)},
-                                          {kind::Level(2), kind::VBits(4)}};
+  const auto plan =
+      std::vector<TilePlan>{{kind::Level(5), kind::VBits(4)}, {kind::Level(2), kind::VBits(4)}};
   ASSERT_TRUE(Transcode(a, plan, &b).ok());
   const SegmentView from = *ParseSegment(a.span(), basis_.get());
   const SegmentView to = *ParseSegment(b.span(), basis_.get());

@@ -72,8 +72,13 @@ struct World {
   }
   MutableKvView Target(size_t i) {
     const KvView v = View(i);
-    return {const_cast<std::byte*>(v.k), const_cast<std::byte*>(v.v), v.k_token_stride,
-            v.k_head_stride, v.v_token_stride, v.v_head_stride, v.dtype};
+    return {const_cast<std::byte*>(v.k),
+            const_cast<std::byte*>(v.v),
+            v.k_token_stride,
+            v.k_head_stride,
+            v.v_token_stride,
+            v.v_head_stride,
+            v.dtype};
   }
   int d;
   Rope rope;
@@ -107,16 +112,15 @@ struct Kinds {
 constexpr Kinds kL2V2 = {"L2V2", 2, 2}, kPlain8V8 = {"plain8V8", 0, 8}, kL4V4 = {"L4V4", 4, 4};
 
 void Report(benchmark::State& state, const World& world, double memcpy_rate) {
-  const double bytes = static_cast<double>(state.iterations()) *
-                       static_cast<double>(world.raw_bytes);
+  const double bytes =
+      static_cast<double>(state.iterations()) * static_cast<double>(world.raw_bytes);
   state.SetBytesProcessed(static_cast<int64_t>(bytes));
   state.counters["vs_memcpy"] =
       benchmark::Counter(bytes / memcpy_rate, benchmark::Counter::kIsRate);
   state.counters["memcpy_GBps"] = memcpy_rate * 1e-9;
 }
 
-EncodeJob JobOf(World& world, size_t i, std::span<const TilePlan> plan,
-                std::span<std::byte> out) {
+EncodeJob JobOf(World& world, size_t i, std::span<const TilePlan> plan, std::span<std::byte> out) {
   EncodeJob job;
   job.id = testing::MakeId(world.d, kHeads, DType::kF16, world.basis.get(), 3);
   job.source = world.View(i);
@@ -140,8 +144,7 @@ void Encode(benchmark::State& state, const char* isa, Kinds kinds, int d) {
   const double memcpy_rate = MemcpyBytesPerSecond();
   size_t i = 0;
   for (auto _ : state) {
-    EncodeJob job =
-        JobOf(world, i % world.count, plan, out.span().subspan(i % 512 * bytes, bytes));
+    EncodeJob job = JobOf(world, i % world.count, plan, out.span().subspan(i % 512 * bytes, bytes));
     (*backend)->Encode({&job, 1});
     if (!job.status.ok()) return state.SkipWithError(job.status.ToString().c_str());
     ++i;
@@ -237,8 +240,8 @@ void Register() {
                           kinds, d);
       }
       RegisterBenchmark(("demote/L4V4-L2V2" + dim + isa).c_str(), Demote, isa, kL4V4, kL2V2, d);
-      RegisterBenchmark(("demote/plain8V8-L2V2" + dim + isa).c_str(), Demote, isa, kPlain8V8,
-                        kL2V2, d);
+      RegisterBenchmark(("demote/plain8V8-L2V2" + dim + isa).c_str(), Demote, isa, kPlain8V8, kL2V2,
+                        d);
     }
   }
   RegisterBenchmark("crc32c/read", Checksum, false);

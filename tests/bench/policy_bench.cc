@@ -92,8 +92,14 @@ struct Pool {
   }
   PricedSegment At(size_t i) const {
     const auto layer = i % kLayers;
-    return {ladders[layer].get(), std::span(cells).subspan(i * kHeads, kHeads),
-            0,  static_cast<int>(layer), i / kLayers * 0x9e3779b97f4a7c15u, 3, true, false};
+    return {ladders[layer].get(),
+            std::span(cells).subspan(i * kHeads, kHeads),
+            0,
+            static_cast<int>(layer),
+            i / kLayers * 0x9e3779b97f4a7c15u,
+            3,
+            true,
+            false};
   }
   ContextSpec spec;
   std::vector<std::shared_ptr<const LadderSet>> ladders;
@@ -113,8 +119,9 @@ void Rebuild(benchmark::State& state, bool omega, QualityClass quality) {
       const auto start = std::chrono::steady_clock::now();
       for (const size_t end = std::min(at + kSlice, pool.segments); at < end; ++at)
         book.Add(1, pool.At(at));
-      worst = std::max(worst, std::chrono::duration<double, std::milli>(
-                                  std::chrono::steady_clock::now() - start).count());
+      worst = std::max(
+          worst, std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start)
+                     .count());
     }
     benchmark::DoNotOptimize(book.bytes());
   }

@@ -9,9 +9,12 @@ namespace {
 DType ElementOf(const AnyConstArray& a, const std::optional<std::string>& declared) {
   const auto t = a.dtype();
   std::optional<DType> own;
-  if (t.code == static_cast<uint8_t>(nb::dlpack::dtype_code::Float) && t.bits == 32) own = DType::kF32;
-  if (t.code == static_cast<uint8_t>(nb::dlpack::dtype_code::Float) && t.bits == 16) own = DType::kF16;
-  if (t.code == static_cast<uint8_t>(nb::dlpack::dtype_code::Bfloat) && t.bits == 16) own = DType::kBf16;
+  if (t.code == static_cast<uint8_t>(nb::dlpack::dtype_code::Float) && t.bits == 32)
+    own = DType::kF32;
+  if (t.code == static_cast<uint8_t>(nb::dlpack::dtype_code::Float) && t.bits == 16)
+    own = DType::kF16;
+  if (t.code == static_cast<uint8_t>(nb::dlpack::dtype_code::Bfloat) && t.bits == 16)
+    own = DType::kBf16;
   if (!declared) {
     if (!own) Raise(Invalid("array of an element type that is not f32, f16 or bf16: give dtype="));
     return *own;
@@ -23,7 +26,7 @@ DType ElementOf(const AnyConstArray& a, const std::optional<std::string>& declar
 }
 
 struct Walk {
-  int64_t stride[5] = {0, 0, 0, 0, 0};   // l b t h d, bytes
+  int64_t stride[5] = {0, 0, 0, 0, 0};  // l b t h d, bytes
   size_t size[5] = {1, 1, 1, 1, 1};
   bool has[5] = {false, false, false, false, false};
 };
@@ -42,12 +45,14 @@ Walk WalkOf(const AnyConstArray& a, const std::string& axes, const char* what) {
     w.size[at] = a.shape(i);
     w.stride[at] = a.stride(i) * (a.dtype().bits / 8);
   }
-  if (!w.has[2] || !w.has[3] || !w.has[4]) Raise(Invalid("axes '" + axes + "': t, h and d are needed"));
+  if (!w.has[2] || !w.has[3] || !w.has[4])
+    Raise(Invalid("axes '" + axes + "': t, h and d are needed"));
   if (w.size[4] > 1 && w.stride[4] != a.dtype().bits / 8)
     Raise(Invalid(std::string(what) + ": the head_dim elements of a row must be contiguous"));
   if (!w.has[1]) {
     if (w.size[2] % kBlockTokens != 0 || w.size[2] == 0)
-      Raise(Invalid(std::string(what) + ": " + std::to_string(w.size[2]) + " tokens are not whole blocks of 64"));
+      Raise(Invalid(std::string(what) + ": " + std::to_string(w.size[2]) +
+                    " tokens are not whole blocks of 64"));
     w.size[1] = w.size[2] / kBlockTokens;
     w.stride[1] = w.stride[2] * kBlockTokens;
   } else if (w.size[2] != kBlockTokens) {
@@ -58,8 +63,9 @@ Walk WalkOf(const AnyConstArray& a, const std::string& axes, const char* what) {
 
 }  // namespace
 
-KvMemory MemoryOf(const void* k, const AnyConstArray& k_shape, const void* v, const AnyConstArray& v_shape,
-                  const std::string& axes, const std::optional<std::string>& dtype, Extents* extents) {
+KvMemory MemoryOf(const void* k, const AnyConstArray& k_shape, const void* v,
+                  const AnyConstArray& v_shape, const std::string& axes,
+                  const std::optional<std::string>& dtype, Extents* extents) {
   const Walk a = WalkOf(k_shape, axes, "k"), b = WalkOf(v_shape, axes, "v");
   for (int i : {0, 1, 3, 4})
     if (a.size[i] != b.size[i]) Raise(Invalid("k and v have different shapes"));
@@ -72,14 +78,15 @@ KvMemory MemoryOf(const void* k, const AnyConstArray& k_shape, const void* v, co
   const KvMemory::Steps ks{a.stride[1], a.stride[0], a.stride[2], a.stride[3]};
   const KvMemory::Steps vs{b.stride[1], b.stride[0], b.stride[2], b.stride[3]};
   // A put only reads (kv_memory.h).
-  return KvMemory::Strided(const_cast<void*>(k), const_cast<void*>(v), type, extents->blocks, extents->layers,
-                           ks, vs);
+  return KvMemory::Strided(const_cast<void*>(k), const_cast<void*>(v), type, extents->blocks,
+                           extents->layers, ks, vs);
 }
 
 BlockHash HashOf(nb::bytes bytes, const char* what) {
   BlockHash hash;
   if (bytes.size() != hash.bytes.size())
-    Raise(Invalid(std::string(what) + ": a block hash has 32 bytes, not " + std::to_string(bytes.size())));
+    Raise(Invalid(std::string(what) + ": a block hash has 32 bytes, not " +
+                  std::to_string(bytes.size())));
   std::memcpy(hash.bytes.data(), bytes.c_str(), hash.bytes.size());
   return hash;
 }

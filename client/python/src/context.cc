@@ -14,7 +14,8 @@ nb::list HitsOf(const std::vector<wire::LookupHit>& hits) {
   nb::object type = nb::module_::import_("dynacompress._types").attr("Hit");
   nb::list out;
   for (const wire::LookupHit& h : hits)
-    out.append(type(std::string(StatusName(h.status)), std::string(TierName(h.tier)), h.nmse, h.mean_bits, h.bytes));
+    out.append(type(std::string(StatusName(h.status)), std::string(TierName(h.tier)), h.nmse,
+                    h.mean_bits, h.bytes));
   return out;
 }
 
@@ -24,8 +25,10 @@ auto Persist(double deadline, Call call) {
   const auto end = std::chrono::steady_clock::now() + Millis(deadline);
   for (;;) {
     auto result = call();
-    if (result.status.code() != StatusCode::kRetry || std::chrono::steady_clock::now() >= end) return result;
-    std::this_thread::sleep_for(std::chrono::milliseconds(std::max(1u, result.status.retry_after_ms())));
+    if (result.status.code() != StatusCode::kRetry || std::chrono::steady_clock::now() >= end)
+      return result;
+    std::this_thread::sleep_for(
+        std::chrono::milliseconds(std::max(1u, result.status.retry_after_ms())));
   }
 }
 
@@ -37,15 +40,17 @@ nb::list SegmentsOf(const std::vector<wire::SegmentStatus>& segments) {
 }
 
 nb::list Put(Context& c, const std::vector<nb::bytes>& hashes, AnyConstArray k, AnyConstArray v,
-             const std::string& axes, std::optional<std::string> dtype, int layer, std::optional<nb::bytes> parent,
-             uint32_t first_index, std::pair<int, int> layers, std::pair<int, int> heads, const std::string& quality,
-             bool persistent, double ttl, double deadline) {
+             const std::string& axes, std::optional<std::string> dtype, int layer,
+             std::optional<nb::bytes> parent, uint32_t first_index, std::pair<int, int> layers,
+             std::pair<int, int> heads, const std::string& quality, bool persistent, double ttl,
+             double deadline) {
   Extents e;
   PutRequest request;
   request.source = MemoryOf(k.data(), k, v.data(), v, axes, dtype, &e);
   request.hashes = HashesOf(hashes);
   if (request.hashes.size() != e.blocks)
-    Raise(Invalid(std::to_string(hashes.size()) + " hashes for " + std::to_string(e.blocks) + " blocks"));
+    Raise(Invalid(std::to_string(hashes.size()) + " hashes for " + std::to_string(e.blocks) +
+                  " blocks"));
   request.layer_begin = static_cast<uint16_t>(layer);
   request.layer_count = static_cast<uint16_t>(e.layers);
   request.shard = {static_cast<uint16_t>(layers.first), static_cast<uint16_t>(layers.second),
@@ -69,10 +74,12 @@ nb::list Put(Context& c, const std::vector<nb::bytes>& hashes, AnyConstArray k, 
 }
 
 nb::dict Fetch(Context& c, PyLease& lease, AnyArray k, AnyArray v, const std::string& axes,
-               std::optional<std::string> dtype, int layer, int head, int block, bool as_stored, double deadline) {
+               std::optional<std::string> dtype, int layer, int head, int block, bool as_stored,
+               double deadline) {
   Extents e;
   FetchRequest request;
-  request.target = MemoryOf(k.data(), AnyConstArray(k), v.data(), AnyConstArray(v), axes, dtype, &e);
+  request.target =
+      MemoryOf(k.data(), AnyConstArray(k), v.data(), AnyConstArray(v), axes, dtype, &e);
   request.layer_begin = static_cast<uint16_t>(layer);
   request.layer_count = static_cast<uint16_t>(e.layers);
   request.head_begin = static_cast<uint16_t>(head);
@@ -98,7 +105,8 @@ nb::dict Fetch(Context& c, PyLease& lease, AnyArray k, AnyArray v, const std::st
 }
 
 PyLease* Lookup(Context& c, const std::vector<nb::bytes>& hashes, std::pair<int, int> layers,
-                std::pair<int, int> heads, const std::string& min_quality, float max_nmse, double ttl, double deadline) {
+                std::pair<int, int> heads, const std::string& min_quality, float max_nmse,
+                double ttl, double deadline) {
   LookupRequest request;
   request.hashes = HashesOf(hashes);
   request.shard = {static_cast<uint16_t>(layers.first), static_cast<uint16_t>(layers.second),
@@ -114,12 +122,13 @@ PyLease* Lookup(Context& c, const std::vector<nb::bytes>& hashes, std::pair<int,
   return new PyLease{Unwrap(std::move(lease)), 0};
 }
 
-void ReportQueries(Context& c, nb::bytes leaf, uint32_t first_position, AnyConstArray queries, int layer,
-                   std::pair<int, int> heads, uint32_t advance, double deadline) {
+void ReportQueries(Context& c, nb::bytes leaf, uint32_t first_position, AnyConstArray queries,
+                   int layer, std::pair<int, int> heads, uint32_t advance, double deadline) {
   if (queries.ndim() != 4) Raise(Invalid("queries: [layers][window][q_heads][head_dim] expected"));
   int64_t dense = 1;
   for (size_t i = queries.ndim(); i-- > 0;) {
-    if (queries.shape(i) > 1 && queries.stride(i) != dense) Raise(Invalid("queries: a C-contiguous array is expected"));
+    if (queries.shape(i) > 1 && queries.stride(i) != dense)
+      Raise(Invalid("queries: a C-contiguous array is expected"));
     dense *= static_cast<int64_t>(queries.shape(i));
   }
   const auto t = queries.dtype();
@@ -137,7 +146,8 @@ void ReportQueries(Context& c, nb::bytes leaf, uint32_t first_position, AnyConst
   r.dtype = t.code == static_cast<uint8_t>(nb::dlpack::dtype_code::Bfloat) ? DType::kBf16
             : t.bits == 16                                                 ? DType::kF16
                                                                            : DType::kF32;
-  request.data = {static_cast<const std::byte*>(queries.data()), static_cast<size_t>(dense) * (t.bits / 8)};
+  request.data = {static_cast<const std::byte*>(queries.data()),
+                  static_cast<size_t>(dense) * (t.bits / 8)};
   request.deadline = Millis(deadline);
   Status status;
   {
@@ -147,8 +157,10 @@ void ReportQueries(Context& c, nb::bytes leaf, uint32_t first_position, AnyConst
   Raise(status);
 }
 
-void ReportColumns(Context& c, nb::bytes leaf, nb::ndarray<nb::ro, const float, nb::ndim<3>, nb::c_contig, nb::device::cpu> mass,
-                   int layer, std::pair<int, int> heads, uint32_t queries, uint32_t advance, double deadline) {
+void ReportColumns(
+    Context& c, nb::bytes leaf,
+    nb::ndarray<nb::ro, const float, nb::ndim<3>, nb::c_contig, nb::device::cpu> mass, int layer,
+    std::pair<int, int> heads, uint32_t queries, uint32_t advance, double deadline) {
   ReportRequest request;
   wire::Report& r = request.report;
   r.kind = wire::ReportKind::kColumnMass;
@@ -181,53 +193,62 @@ void RegisterContext(nb::module_& m) {
 
   nb::class_<Context>(m, "Context")
       .def_prop_ro("fingerprint", &Context::fingerprint)
-      .def("put", &Put, nb::arg("hashes"), nb::arg("k"), nb::arg("v"), nb::arg("axes"), nb::arg("dtype").none(),
-           nb::arg("layer"), nb::arg("parent").none(), nb::arg("first_index"), nb::arg("layers"), nb::arg("heads"),
-           nb::arg("quality"), nb::arg("persistent"), nb::arg("ttl"), nb::arg("deadline"))
-      .def("lookup", &Lookup, nb::rv_policy::take_ownership, nb::arg("hashes"), nb::arg("layers"), nb::arg("heads"),
-           nb::arg("min_quality"), nb::arg("max_nmse"), nb::arg("ttl"), nb::arg("deadline"))
-      .def("exists",
-           [](Context& c, const std::vector<nb::bytes>& hashes, const std::string& min_quality, double deadline) {
-             LookupRequest request;
-             request.hashes = HashesOf(hashes);
-             request.min_quality = QualityOf(min_quality);
-             request.deadline = Millis(deadline);
-             auto hits = [&] {
+      .def("put", &Put, nb::arg("hashes"), nb::arg("k"), nb::arg("v"), nb::arg("axes"),
+           nb::arg("dtype").none(), nb::arg("layer"), nb::arg("parent").none(),
+           nb::arg("first_index"), nb::arg("layers"), nb::arg("heads"), nb::arg("quality"),
+           nb::arg("persistent"), nb::arg("ttl"), nb::arg("deadline"))
+      .def("lookup", &Lookup, nb::rv_policy::take_ownership, nb::arg("hashes"), nb::arg("layers"),
+           nb::arg("heads"), nb::arg("min_quality"), nb::arg("max_nmse"), nb::arg("ttl"),
+           nb::arg("deadline"))
+      .def(
+          "exists",
+          [](Context& c, const std::vector<nb::bytes>& hashes, const std::string& min_quality,
+             double deadline) {
+            LookupRequest request;
+            request.hashes = HashesOf(hashes);
+            request.min_quality = QualityOf(min_quality);
+            request.deadline = Millis(deadline);
+            auto hits = [&] {
+              nb::gil_scoped_release released;
+              return c.Exists(std::move(request));
+            }();
+            return HitsOf(Unwrap(std::move(hits)));
+          },
+          nb::arg("hashes"), nb::arg("min_quality"), nb::arg("deadline"))
+      .def("fetch", &Fetch, nb::arg("lease"), nb::arg("k"), nb::arg("v"), nb::arg("axes"),
+           nb::arg("dtype").none(), nb::arg("layer"), nb::arg("head"), nb::arg("block"),
+           nb::arg("as_stored"), nb::arg("deadline"))
+      .def("report_queries", &ReportQueries, nb::arg("leaf"), nb::arg("first_position"),
+           nb::arg("queries"), nb::arg("layer"), nb::arg("heads"), nb::arg("advance"),
+           nb::arg("deadline"))
+      .def("report_columns", &ReportColumns, nb::arg("leaf"), nb::arg("mass"), nb::arg("layer"),
+           nb::arg("heads"), nb::arg("queries"), nb::arg("advance"), nb::arg("deadline"))
+      .def("delete",
+           [](Context& c, const std::vector<nb::bytes>& hashes) {
+             auto list = HashesOf(hashes);
+             auto n = [&] {
                nb::gil_scoped_release released;
-               return c.Exists(std::move(request));
+               return c.Delete(std::move(list));
              }();
-             return HitsOf(Unwrap(std::move(hits)));
-           },
-           nb::arg("hashes"), nb::arg("min_quality"), nb::arg("deadline"))
-      .def("fetch", &Fetch, nb::arg("lease"), nb::arg("k"), nb::arg("v"), nb::arg("axes"), nb::arg("dtype").none(),
-           nb::arg("layer"), nb::arg("head"), nb::arg("block"), nb::arg("as_stored"), nb::arg("deadline"))
-      .def("report_queries", &ReportQueries, nb::arg("leaf"), nb::arg("first_position"), nb::arg("queries"),
-           nb::arg("layer"), nb::arg("heads"), nb::arg("advance"), nb::arg("deadline"))
-      .def("report_columns", &ReportColumns, nb::arg("leaf"), nb::arg("mass"), nb::arg("layer"), nb::arg("heads"),
-           nb::arg("queries"), nb::arg("advance"), nb::arg("deadline"))
-      .def("delete", [](Context& c, const std::vector<nb::bytes>& hashes) {
-        auto list = HashesOf(hashes);
-        auto n = [&] {
-          nb::gil_scoped_release released;
-          return c.Delete(std::move(list));
-        }();
-        return Unwrap(std::move(n));
-      })
-      .def("clear", [](Context& c) {
-        auto n = [&] {
-          nb::gil_scoped_release released;
-          return c.Clear();
-        }();
-        return Unwrap(std::move(n));
-      })
-      .def("pin", [](Context& c, const std::vector<nb::bytes>& hashes, bool pinned, double ttl) {
-        auto list = HashesOf(hashes);
-        auto n = [&] {
-          nb::gil_scoped_release released;
-          return c.Pin(std::move(list), pinned, Millis(ttl));
-        }();
-        return Unwrap(std::move(n));
-      })
+             return Unwrap(std::move(n));
+           })
+      .def("clear",
+           [](Context& c) {
+             auto n = [&] {
+               nb::gil_scoped_release released;
+               return c.Clear();
+             }();
+             return Unwrap(std::move(n));
+           })
+      .def("pin",
+           [](Context& c, const std::vector<nb::bytes>& hashes, bool pinned, double ttl) {
+             auto list = HashesOf(hashes);
+             auto n = [&] {
+               nb::gil_scoped_release released;
+               return c.Pin(std::move(list), pinned, Millis(ttl));
+             }();
+             return Unwrap(std::move(n));
+           })
       .def("put_opaque",
            [](Context& c, nb::bytes key, nb::bytes data, bool persistent, double ttl) {
              OpaquePut request;

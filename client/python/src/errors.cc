@@ -2,7 +2,7 @@
 
 namespace dyna::python {
 namespace {
-nb::object* error_type = nullptr;   // never destroyed: Python may outlive the module's statics
+nb::object* error_type = nullptr;  // never destroyed: Python may outlive the module's statics
 }
 
 void RegisterErrors(nb::module_& m) {
@@ -13,8 +13,8 @@ void RegisterErrors(nb::module_& m) {
 
 void Raise(const Status& status) {
   if (status.ok()) return;
-  nb::object e = (*error_type)(std::string(StatusName(status.code())), std::string(status.message()),
-                               status.retry_after_ms());
+  nb::object e = (*error_type)(std::string(StatusName(status.code())),
+                               std::string(status.message()), status.retry_after_ms());
   PyErr_SetObject(error_type->ptr(), e.ptr());
   throw nb::python_error();
 }

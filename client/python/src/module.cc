@@ -15,8 +15,8 @@ Bulk BulkOf(const std::string& name) {
   return Bulk::kAuto;
 }
 
-std::unique_ptr<Client> Connect(const std::string& endpoint, const std::string& name, const std::string& bulk,
-                                double deadline) {
+std::unique_ptr<Client> Connect(const std::string& endpoint, const std::string& name,
+                                const std::string& bulk, double deadline) {
   ClientOptions options;
   options.endpoint = endpoint;
   options.name = name;
@@ -43,12 +43,15 @@ nb::object Empty(Client& client, size_t bytes) {
   return nb::cast(nb::ndarray<nb::numpy, uint8_t>((*held)->bytes().data(), 1, shape, owner));
 }
 
-std::string Query(Client& client, const std::string& what, uint64_t context, const std::vector<nb::bytes>& hashes,
-                  uint32_t limit) {
+std::string Query(Client& client, const std::string& what, uint64_t context,
+                  const std::vector<nb::bytes>& hashes, uint32_t limit) {
   wire::QueryKind kind = wire::QueryKind::kStats;
-  if (what == "inspect") kind = wire::QueryKind::kInspect;
-  else if (what == "bank") kind = wire::QueryKind::kBankList;
-  else if (what == "contexts") kind = wire::QueryKind::kContexts;
+  if (what == "inspect")
+    kind = wire::QueryKind::kInspect;
+  else if (what == "bank")
+    kind = wire::QueryKind::kBankList;
+  else if (what == "contexts")
+    kind = wire::QueryKind::kContexts;
   auto list = HashesOf(hashes);
   auto json = [&] {
     nb::gil_scoped_release released;
@@ -64,19 +67,23 @@ NB_MODULE(_core, m) {
   RegisterErrors(m);
   RegisterContext(m);
   nb::class_<Client>(m, "Client")
-      .def(nb::new_(&Connect), nb::arg("endpoint"), nb::arg("name"), nb::arg("bulk"), nb::arg("deadline"))
+      .def(nb::new_(&Connect), nb::arg("endpoint"), nb::arg("name"), nb::arg("bulk"),
+           nb::arg("deadline"))
       .def("empty", &Empty, nb::arg("bytes"))
-      .def("open_context",
-           [](Client& c, nb::handle spec, nb::bytes profile) {
-             ContextSpec s = SpecOf(spec);
-             auto context = [&] {
-               nb::gil_scoped_release released;
-               return c.OpenContext(std::move(s), std::as_bytes(std::span(profile.c_str(), profile.size())));
-             }();
-             return Unwrap(std::move(context));
-           },
-           nb::arg("spec"), nb::arg("profile"))
-      .def("query", &Query, nb::arg("what"), nb::arg("context"), nb::arg("hashes"), nb::arg("limit"))
+      .def(
+          "open_context",
+          [](Client& c, nb::handle spec, nb::bytes profile) {
+            ContextSpec s = SpecOf(spec);
+            auto context = [&] {
+              nb::gil_scoped_release released;
+              return c.OpenContext(std::move(s),
+                                   std::as_bytes(std::span(profile.c_str(), profile.size())));
+            }();
+            return Unwrap(std::move(context));
+          },
+          nb::arg("spec"), nb::arg("profile"))
+      .def("query", &Query, nb::arg("what"), nb::arg("context"), nb::arg("hashes"),
+           nb::arg("limit"))
       .def("set_budget",
            [](Client& c, uint64_t bytes) {
              Status status;
@@ -93,12 +100,13 @@ NB_MODULE(_core, m) {
         }();
         return Unwrap(std::move(n));
       });
-  m.def("hash_tokens",
-        [](nb::bytes parent, const std::vector<uint32_t>& tokens, nb::bytes salt) {
-          return ToBytes(HashTokens(HashOf(parent, "parent"), tokens,
-                                    std::as_bytes(std::span(salt.c_str(), salt.size()))));
-        },
-        nb::arg("parent"), nb::arg("tokens"), nb::arg("salt"));
+  m.def(
+      "hash_tokens",
+      [](nb::bytes parent, const std::vector<uint32_t>& tokens, nb::bytes salt) {
+        return ToBytes(HashTokens(HashOf(parent, "parent"), tokens,
+                                  std::as_bytes(std::span(salt.c_str(), salt.size()))));
+      },
+      nb::arg("parent"), nb::arg("tokens"), nb::arg("salt"));
   m.def("fingerprint", [](nb::handle spec) {
     const ContextSpec s = SpecOf(spec);
     Raise(Validate(s));

@@ -45,13 +45,14 @@ struct Extents {
   uint32_t layers = 1, blocks = 1;
   uint16_t heads = 1, head_dim = 0;
 };
-KvMemory MemoryOf(const void* k, const AnyConstArray& k_shape, const void* v, const AnyConstArray& v_shape,
-                  const std::string& axes, const std::optional<std::string>& dtype, Extents* extents);
+KvMemory MemoryOf(const void* k, const AnyConstArray& k_shape, const void* v,
+                  const AnyConstArray& v_shape, const std::string& axes,
+                  const std::optional<std::string>& dtype, Extents* extents);
 BlockHash HashOf(nb::bytes bytes, const char* what);
 std::vector<BlockHash> HashesOf(const std::vector<nb::bytes>& list);
 nb::bytes ToBytes(const BlockHash& hash);
 std::chrono::milliseconds Millis(double seconds);
 
-void RegisterContext(nb::module_& m);   // context.cc: Context, Lease
+void RegisterContext(nb::module_& m);  // context.cc: Context, Lease
 
 }  // namespace dyna::python

@@ -10,7 +10,8 @@ DType DTypeOf(const std::string& name) {
 }
 
 QualityClass QualityOf(const std::string& name) {
-  for (QualityClass q : {QualityClass::kSmall, QualityClass::kBalanced, QualityClass::kHigh, QualityClass::kExact})
+  for (QualityClass q :
+       {QualityClass::kSmall, QualityClass::kBalanced, QualityClass::kHigh, QualityClass::kExact})
     if (QualityName(q) == name) return q;
   Raise(Invalid("quality '" + name + "': one of small, balanced, high, exact"));
   return QualityClass::kBalanced;
@@ -27,10 +28,14 @@ ContextSpec SpecOf(nb::handle spec) {
   for (nb::handle l : spec.attr("layers")) {
     LayerShape shape;
     const std::string kind = nb::cast<std::string>(l.attr("kind"));
-    if (kind == "full") shape.kind = LayerKind::kFull;
-    else if (kind == "sliding") shape.kind = LayerKind::kSliding;
-    else if (kind == "opaque") shape.kind = LayerKind::kOpaque;
-    else Raise(Invalid("layer kind '" + kind + "': one of full, sliding, opaque"));
+    if (kind == "full")
+      shape.kind = LayerKind::kFull;
+    else if (kind == "sliding")
+      shape.kind = LayerKind::kSliding;
+    else if (kind == "opaque")
+      shape.kind = LayerKind::kOpaque;
+    else
+      Raise(Invalid("layer kind '" + kind + "': one of full, sliding, opaque"));
     shape.kv_heads = nb::cast<uint16_t>(l.attr("kv_heads"));
     shape.q_heads = nb::cast<uint16_t>(l.attr("q_heads"));
     shape.head_dim = nb::cast<uint16_t>(l.attr("head_dim"));
@@ -42,10 +47,14 @@ ContextSpec SpecOf(nb::handle spec) {
   for (nb::handle r : spec.attr("ropes")) {
     Rope rope;
     const std::string kind = nb::cast<std::string>(r.attr("kind"));
-    if (kind == "none") rope.kind = RopeKind::kNone;
-    else if (kind == "half") rope.kind = RopeKind::kHalf;
-    else if (kind == "interleaved") rope.kind = RopeKind::kInterleaved;
-    else Raise(Invalid("rope kind '" + kind + "': one of none, half, interleaved"));
+    if (kind == "none")
+      rope.kind = RopeKind::kNone;
+    else if (kind == "half")
+      rope.kind = RopeKind::kHalf;
+    else if (kind == "interleaved")
+      rope.kind = RopeKind::kInterleaved;
+    else
+      Raise(Invalid("rope kind '" + kind + "': one of none, half, interleaved"));
     for (nb::handle f : r.attr("inv_freq")) rope.inv_freq.push_back(nb::cast<float>(f));
     rope.rotary_dim = nb::cast<uint16_t>(r.attr("rotary_dim"));
     out.ropes.push_back(std::move(rope));
