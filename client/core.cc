@@ -56,6 +56,7 @@ void ClientCore::Run(std::function<void(Status)> first) {
   loop_.restart();
   connection_->Close();
   while (loop_.poll() > 0) continue;
+  while (!later_.empty()) (*later_.extract(later_.begin()).value())();
   staging_->Stop();
   flights_->Stop();
   while (loop_.poll() > 0) continue;
@@ -73,6 +74,14 @@ void ClientCore::Stop() {
     thread_.detach();  // the thread holds the core until it ends
   else
     thread_.join();
+}
+
+void ClientCore::At(TimePoint when, std::function<void()> task) {
+  auto shared = *later_.insert(std::make_shared<std::function<void()>>(std::move(task))).first;
+  executor_.PostAt(when, [this, weak = std::weak_ptr(shared)] {
+    const auto due = weak.lock();
+    if (due && later_.erase(due) > 0) (*due)();
+  });
 }
 
 Status ClientCore::CheckUsable() const { return fork_guard_.Check(); }

@@ -8,6 +8,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <thread>
 #include <type_traits>
 #include <unordered_map>
@@ -52,7 +53,7 @@ class ClientCore : public std::enable_shared_from_this<ClientCore> {
   bool has_ucx() const { return connection_->has_ucx(); }
   bool same_host() const { return connection_->endpoint().is_unix; }
   TimePoint Now() const { return clock_.Now(); }
-  void At(TimePoint when, std::function<void()> task) { executor_.PostAt(when, std::move(task)); }
+  void At(TimePoint when, std::function<void()> task);  // Stop() runs it early
   StagingPool& staging() { return *staging_; }
   BasisCache& bases() { return bases_; }
   Backend& backend() { return *backend_; }
@@ -90,6 +91,7 @@ class ClientCore : public std::enable_shared_from_this<ClientCore> {
   std::unique_ptr<Connection> connection_;
   std::shared_ptr<StagingPool> staging_;
   uint64_t bytes_in_place_ = 0, bytes_staged_ = 0;
+  std::set<std::shared_ptr<std::function<void()>>> later_;  // bounded by the calls there may be
 
   std::thread thread_;
   std::thread::id loop_thread_;

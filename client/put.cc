@@ -108,10 +108,21 @@ class PutOp : public std::enable_shared_from_this<PutOp> {
                  end = std::move(end)](Result<wire::Message> outcome) {
       const auto reply = Expect<wire::PutReply>(std::move(outcome));
       if (self->TryAgain(reply.ok() ? reply->status : reply.status(), piece, end)) return;
+      if (self->TryAgain(reply.ok() ? reply->status : reply.status(), piece, end)) return;
       end(reply.ok() ? self->outcome_.Take(self->run_, piece, reply->status, reply->segments)
                      : self->outcome_.Take(self->run_, piece, reply.status(), {}));
     };
     core_->Submit(std::move(call));
+  }
+
+  // Segments that were stored meanwhile answer EXISTS: sending all of the piece again is safe.
+  bool TryAgain(const Status& status, const Piece& piece, const PieceEnd& end) {
+    if (status.code() != StatusCode::kRetry || !request_.wait_for_room) return false;
+    const auto wait = std::chrono::milliseconds(std::max<uint32_t>(status.retry_after_ms(), 1));
+    const TimePoint when = core_->Now() + wait;
+    if (when >= deadline_) return false;
+    core_->At(when, [self = shared_from_this(), piece, end] { self->Send(piece, end); });
+    return true;
   }
 
   void Finish(size_t started) {

@@ -56,6 +56,8 @@ struct PutRequest {
   Durability durability = Durability::kVolatile;
   std::chrono::milliseconds ttl{0};  // 0: none
   Deadline deadline{0};
+  // While the daemon makes room (RETRY): ask again until the deadline. False: RETRY is the result.
+  bool wait_for_room = true;
 };
 struct PutResult {
   Status status;  // OK also when every segment is OK or EXISTS
