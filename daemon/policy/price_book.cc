@@ -9,10 +9,8 @@ namespace dyna {
 void PriceBook::Apply(uint64_t tenant, const PricedSegment& segment, int sign) {
   Tenant& of = tenants_[tenant];
   int64_t bytes = 0;
-  ForEachStep(segment, options_.resident_bonus, &bytes, [&](Price threshold, int64_t freed) {
-    all_.Add(threshold, sign * freed);
-    of.steps.Add(threshold, sign * freed);
-  });
+  ForEachStep(segment, options_.resident_bonus, &bytes,
+              [&](Price threshold, int64_t freed) { of.steps.Add(threshold, sign * freed); });
   bytes_ += sign * bytes;
   of.bytes += sign * bytes;
   of.segments += sign;
@@ -28,12 +26,13 @@ void PriceBook::SetQuota(uint64_t tenant, int64_t tile_bytes) {
 
 // Bytes freed over all tenants at the tier's `price`; those over their quota have a higher one.
 int64_t PriceBook::FreedAt(Price price) const {
-  int64_t freed = all_.Below(price);
-  for (const auto& [id, tenant] : tenants_) {
-    if (tenant.own > price) freed += tenant.steps.Below(tenant.own) - tenant.steps.Below(price);
-  }
+  int64_t freed = 0;
+  for (const auto& [id, tenant] : tenants_)
+    freed += tenant.steps.Below(std::max(price, tenant.own));
   return freed;
 }
+
+int64_t PriceBook::floor_bytes() const { return bytes_ - FreedAt(kDearestPrice); }
 
 // Where hysteresis lets the price go when `left` bytes would be held at `price` of `budget`.
 Price PriceBook::Fall(Price price, int64_t left, int64_t budget) const {

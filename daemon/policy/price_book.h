@@ -39,8 +39,8 @@ class PriceBook {
 
   int64_t bytes() const { return bytes_; }  // of all tiles, as they are
   int64_t bytes(uint64_t tenant) const;
-  int64_t projected() const;  // after every step below today's prices
-  int64_t floor_bytes() const { return bytes_ - all_.all(); }
+  int64_t projected() const;    // after every step below today's prices
+  int64_t floor_bytes() const;  // after every step there is
   const PriceOptions& options() const { return options_; }
 
  private:
@@ -54,7 +54,6 @@ class PriceBook {
   Price Fall(Price price, int64_t left, int64_t budget) const;
 
   PriceOptions options_;
-  PriceHistogram all_;
   int64_t bytes_ = 0;
   Price price_ = kFreePrice;
   std::map<uint64_t, Tenant> tenants_;  // those with tiles or a quota

@@ -58,13 +58,13 @@ void ForEachUnit(const PricedSegment& segment, Visit&& visit) {
     const record::Cell& today = segment.cells[i];
     const int head = segment.head_begin + static_cast<int>(i);
     const CellLadder& cell = segment.ladders->cell(head);
-    const uint64_t hash = MixHash(salt, static_cast<uint64_t>(head));
+    const uint64_t hash = salt * (2 * static_cast<uint64_t>(head) + 1);
     PricedUnit unit;
     unit.cell = &cell;
     unit.ladder = &cell.k;
     unit.k_kind = today.k_kind;
     unit.v_kind = today.v_kind;
-    unit.dither = static_cast<int>(hash & (kPriceSub - 1));
+    unit.dither = static_cast<int>(hash >> 58);
     unit.floor = cell.k.floor(segment.observed);
     // A pair's errors are those of a model: h and w move it, energies do not (policy 4).
     unit.weight = segment.log2_h + cell.log2_omega_k + today.log2_w_k;
@@ -72,17 +72,36 @@ void ForEachUnit(const PricedSegment& segment, Visit&& visit) {
     visit(unit, i);
     if (cell.pair) continue;
     unit.ladder = &cell.v;
-    unit.dither = static_cast<int>((hash >> 32) & (kPriceSub - 1));
+    unit.dither = static_cast<int>((hash >> 40) & (kPriceSub - 1));
     unit.floor = cell.v.floor(segment.observed);
     unit.weight = segment.log2_h + cell.log2_omega_v + today.log2_w_v + today.log2_energy_v;
     visit(unit, i);
   }
 }
 
+// The rung whose kinds are the unit's own; -1: it stands between rungs or above them.
+inline int OwnRung(const PricedUnit& unit) {
+  const auto rungs = unit.ladder->rungs();
+  const bool of_k = unit.ladder->unit() != UnitKind::kV, of_v = unit.ladder->unit() != UnitKind::kK;
+  for (size_t r = 0; r < rungs.size(); ++r)
+    if ((!of_k || rungs[r].k_kind == unit.k_kind) && (!of_v || rungs[r].v_kind == unit.v_kind))
+      return static_cast<int>(r);
+  return -1;
+}
+
 // Calls step(threshold, freed bytes) for every step still to be taken; adds today's bytes.
 template <typename Step>
 void ForEachStep(const PricedSegment& segment, int bonus, int64_t* bytes, Step&& step) {
   ForEachUnit(segment, [&](const PricedUnit& unit, size_t) {
+    // Nearly every unit stands on a rung: its bytes are the ladder's.
+    if (int own = OwnRung(unit); own >= 0) {
+      const Rung* rung = unit.ladder->rungs().data() + own;
+      *bytes += rung->bytes;
+      if (segment.frozen) return;
+      for (; own < unit.floor; ++own, ++rung)
+        step(ThresholdOf(unit, own, bonus), int64_t{rung[0].bytes} - int64_t{rung[1].bytes});
+      return;
+    }
     int rung = unit.cell->RungOf(*unit.ladder, unit.k_kind, unit.v_kind);
     int64_t at = KindsAt(unit, -1).bytes;
     *bytes += at;
