@@ -21,6 +21,7 @@ struct EightChannels {
   HWY_ALIGN float value[8 * kLanes];
   HWY_ALIGN float lo[8], hi[8], mean[8];
   HWY_ALIGN float scale[8], offset[8];  // as decoded
+  HWY_ALIGN float inverse[8];           // of the scale; 0: take the exact way
   VF deviations;                        // sum (y - mean)^2 of each channel, any order
 };
 
@@ -80,47 +81,75 @@ HWY_INLINE void UniformScales(int width, uint16_t* m, std::byte* scales, EightCh
   const VF steps = Set8(static_cast<float>((1 << width) - 1));
   const auto bits = F16Bits(hn::Div(hn::Sub(hi, lo), steps));
   const VF scale = hn::PromoteTo(F8(), hn::BitCast(H8(), bits));
-  std::byte* to = scales;
-  hn::StoreU(bits, U8x16(), reinterpret_cast<uint16_t*>(to));
+  hn::StoreU(bits, U8x16(), reinterpret_cast<uint16_t*>(scales));
   Store8(scale, e->scale);
-  const VF mean = hn::Load(F8(), e->mean);
-  StoreOffsets(hn::IfThenElse(hn::Eq(scale, hn::Zero(F8())), mean, lo), m, e);
+  const VF zero = hn::Zero(F8()), mean = hn::Load(F8(), e->mean);
+  const auto flat = hn::Eq(scale, zero);
+  StoreOffsets(hn::IfThenElse(flat, mean, lo), m, e);
+  // The fast way needs every code within its width and every value within f16 without looking.
+  const VF divisor = hn::IfThenElse(flat, Set8(1.0f), scale);
+  const auto clamps = hn::Ge(hn::Div(hn::Sub(hi, lo), divisor), hn::Add(steps, Set8(0.49f)));
+  const auto far = hn::Ge(hn::MulAdd(steps, scale, lo), Set8(65000.0f));
+  const VF inverse = hn::Div(Set8(1.0f), divisor);
+  Store8(hn::IfThenElse(hn::Or(flat, hn::Or(clamps, far)), zero, inverse), e->inverse);
 }
 
-// Codes of channel c into `words` at `bit`. The quotient comes from a reciprocal where it is far
-// enough from a tie to round like the exact one, and from a division where kExact. Returns how far
-// from its integer the worst quotient was.
-template <int kWidth, bool kAll, bool kExact>
-HWY_INLINE VF UniformChannel(const RowMask& mask, const EightChannels& e, int c, int bit, VU* words,
-                             VF* error, VF* deviations) {
+// Codes of channel c into `words` at `bit`, with what they miss; by divisions and as decoded.
+template <int kWidth, bool kAll>
+HWY_NOINLINE void UniformExactly(const RowMask& mask, const EightChannels& e, int c, int bit,
+                                 VU* words, VF* error, VF* deviations) {
   const U8x32 du;
   const I8x32 di;
   const VF scale = Set8(e.scale[c]), offset = Set8(e.offset[c]), mean = Set8(e.mean[c]);
   // A scale of 0 divides by 1 instead, and every code is cleared.
   const bool flat = e.scale[c] == 0;
-  const VF divisor = Set8(flat ? 1.0f : e.scale[c]), inverse = hn::Div(Set8(1.0f), divisor);
+  const VF divisor = Set8(flat ? 1.0f : e.scale[c]);
   const VI top = hn::Set(di, flat ? 0 : (1 << kWidth) - 1);
-  VF worst = hn::Zero(F8()), miss2 = worst, dev2 = worst;
   for (int g = 0; g < kGroups; ++g) {
-    const VF y = Load8(e.value + c * kLanes + 8 * g), above = hn::Sub(y, offset);
-    const VF quotient = kExact ? hn::Div(above, divisor) : hn::Mul(above, inverse);
-    const VI near = hn::NearestInt(quotient);
-    if (!kExact) worst = hn::Max(worst, hn::Abs(hn::Sub(quotient, hn::ConvertTo(F8(), near))));
+    const VF y = Load8(e.value + c * kLanes + 8 * g);
+    const VI near = hn::NearestInt(hn::Div(hn::Sub(y, offset), divisor));
     VI code = hn::Max(hn::Min(near, top), hn::Zero(di));
     if (!kAll) code = hn::BitCast(di, Bits(mask.Keep(g, hn::BitCast(F8(), code))));
     words[g] = hn::Or(words[g], hn::ShiftLeftSame(hn::BitCast(du, code), bit));
     const VF back = RoundF16(hn::Add(hn::Mul(scale, hn::ConvertTo(F8(), code)), offset));
     VF miss = hn::Sub(y, back), dev = hn::Sub(y, mean);
     if (!kAll) miss = mask.Keep(g, miss), dev = mask.Keep(g, dev);
-    miss2 = hn::MulAdd(miss, miss, miss2);
-    dev2 = hn::MulAdd(dev, dev, dev2);
+    *error = hn::MulAdd(miss, miss, *error);
+    *deviations = hn::MulAdd(dev, dev, *deviations);
   }
-  *error = hn::Add(*error, miss2);
-  *deviations = hn::Add(*deviations, dev2);
-  return worst;
 }
+
 // Quotients are at most 2^8: a reciprocal errs by less than 2^-14.
 inline constexpr float kFarFromTie = 0.5f - 0x1p-13f;
+
+// The same by a reciprocal; false (and nothing done) where a quotient is so near a tie that the
+// division could round the other way. *squares: sum (y - m)^2.
+template <bool kAll>
+HWY_INLINE bool UniformFast(const RowMask& mask, const EightChannels& e, int c, int bit, VU* words,
+                            VF* error, VF* squares) {
+  const VF scale = Set8(e.scale[c]), offset = Set8(e.offset[c]), inverse = Set8(e.inverse[c]);
+  VF worst = hn::Zero(F8()), miss2 = worst, above2 = worst;
+  VU codes[kGroups];
+  for (int g = 0; g < kGroups; ++g) {
+    VF above = hn::Sub(Load8(e.value + c * kLanes + 8 * g), offset);
+    if (!kAll) above = mask.Keep(g, above);
+    const VF quotient = hn::Mul(above, inverse);
+    const VI near = hn::NearestInt(quotient);
+    const VF level = hn::ConvertTo(F8(), near);
+    codes[g] = hn::BitCast(U8x32(), near);
+    worst = hn::Max(worst, hn::Abs(hn::Sub(quotient, level)));
+    VF miss = hn::Sub(Load8(e.value + c * kLanes + 8 * g),
+                      RoundF16(hn::Add(hn::Mul(scale, level), offset)));
+    if (!kAll) miss = mask.Keep(g, miss);
+    miss2 = hn::MulAdd(miss, miss, miss2);
+    above2 = hn::MulAdd(above, above, above2);
+  }
+  if (!hn::AllTrue(F8(), hn::Lt(worst, Set8(kFarFromTie)))) return false;
+  for (int g = 0; g < kGroups; ++g) words[g] = hn::Or(words[g], hn::ShiftLeftSame(codes[g], bit));
+  *error = hn::Add(*error, miss2);
+  *squares = above2;
+  return true;
+}
 
 // ---- width 2
 
@@ -255,6 +284,7 @@ QuantiseResult QuantiseRuns(const float* y, int channels, int run, const RowMask
   EightChannels e;
   VU words[kGroups];
   VF error = hn::Zero(F8()), energy = error;
+  float energy_shift = 0;
   for (int c0 = 0; c0 < channels; c0 += 8) {
     if (!Measure<kAll>(y + c0 * kLanes, mask, count, &e)) return QuantiseResult::kNotF16;
     if constexpr (kWidth == 0) {
@@ -284,17 +314,14 @@ QuantiseResult QuantiseRuns(const float* y, int channels, int run, const RowMask
           words[g] =
               hn::Or(words[g], hn::ShiftLeftSame(hn::Load(du, code + c * kLanes + 8 * g), bit));
       } else if constexpr (kWidth != 0) {
-        VU trial[kGroups];
-        VF missed = error, deviated = energy;
-        for (int g = 0; g < kGroups; ++g) trial[g] = words[g];
-        const VF worst =
-            UniformChannel<kWidth, kAll, false>(mask, e, c, bit, trial, &missed, &deviated);
-        if (hn::AllTrue(F8(), hn::Lt(worst, Set8(kFarFromTie)))) {
-          for (int g = 0; g < kGroups; ++g) words[g] = trial[g];
-          error = missed;
-          energy = deviated;
+        VF squares;
+        if (e.inverse[c] != 0 && UniformFast<kAll>(mask, e, c, bit, words, &error, &squares)) {
+          // sum (y - mean)^2 from sum (y - m)^2.
+          const float shift = e.mean[c] - e.offset[c], rows = hn::GetLane(count);
+          energy = hn::Add(energy, squares);
+          energy_shift += rows * shift * shift;
         } else {
-          UniformChannel<kWidth, kAll, true>(mask, e, c, bit, words, &error, &energy);
+          UniformExactly<kWidth, kAll>(mask, e, c, bit, words, &error, &energy);
         }
       }
       if (k == n - 1) {
@@ -306,7 +333,7 @@ QuantiseResult QuantiseRuns(const float* y, int channels, int run, const RowMask
   const float total = SumLanes(error);
   if (!codec::IsFiniteBits(total)) return QuantiseResult::kNotF16;  // decodes to infinity
   sums->error += total;
-  sums->energy += SumLanes(energy);
+  sums->energy += SumLanes(energy) - energy_shift;
   return QuantiseResult::kOk;
 }
 

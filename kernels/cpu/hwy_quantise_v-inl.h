@@ -55,25 +55,31 @@ HWY_INLINE VSteps MakeSteps(int d, VF energy, VF largest) {
   return {hn::Mul(inverse, Set8(1 + 0x1p-21f)), hn::Mul(inverse, Set8(1 - 0x1p-21f))};
 }
 
-// floor(z / step) in -half .. half - 1. Exact: thresholds of b = 2 and 1 are exact in z itself; for
-// 4 and 8, z and the step have 11 bits each, so a quotient that is no integer is at least 2^-18 of
-// its size away from one, and the reciprocal's error of 2^-23 is covered by rounding it upwards.
+// The stored code, floor(z / step) + half in 0 .. 2 half - 1, and u. Exact: thresholds of b = 2 and
+// 1 are exact in z itself; for 4 and 8, z and the step have 11 bits each, so a quotient that is no
+// integer is at least 2^-18 of its size away from one, and the reciprocal's error of 2^-23 is
+// covered by rounding it upwards.
 template <int kBits>
-HWY_INLINE VI SignedCode(VF z, const VSteps& steps) {
-  const VF step = steps.up;
-  const I8x32 di;
-  const auto minus = [&](auto mask)
-                         HWY_ATTR { return hn::BitCast(di, hn::VecFromMask(F8(), mask)); };
+HWY_INLINE VU StoredCode(VF z, const VSteps& steps, VF* u) {
+  const U8x32 du;
+  const VF zero = hn::Zero(F8());
+  const auto minus = [&](auto mask) HWY_ATTR { return Bits(hn::VecFromMask(F8(), mask)); };
   if constexpr (kBits == 1) {
-    return minus(hn::Lt(z, hn::Zero(F8())));
-  } else if constexpr (kBits == 2) {  // -2 + (z >= -step) + (z >= 0) + (z >= step)
-    const VI a = minus(hn::Ge(z, hn::Neg(step))), b = minus(hn::Ge(z, hn::Zero(F8())));
-    return hn::Sub(hn::Sub(hn::Set(di, -2), a), hn::Add(b, minus(hn::Ge(z, step))));
+    const VU negative = minus(hn::Lt(z, zero));
+    *u = FloatOf(hn::Xor(Bits(Set8(0.5f)), hn::ShiftLeft<31>(negative)));
+    return hn::Add(hn::Set(du, 1u), negative);
+  } else if constexpr (kBits == 2) {  // (z >= -step) + (z >= 0) + (z >= step)
+    HWY_ALIGN static const float kUnits[8] = {-1.5f, -0.5f, 0.5f, 1.5f, -1.5f, -0.5f, 0.5f, 1.5f};
+    const VU a = minus(hn::Ge(z, hn::Neg(steps.up))), b = minus(hn::Ge(z, zero));
+    const VU code = hn::Sub(hn::Zero(du), hn::Add(hn::Add(a, b), minus(hn::Ge(z, steps.up))));
+    *u = hn::TableLookupLanes(Load8(kUnits), hn::IndicesFromVec(F8(), code));
+    return code;
   } else {
-    constexpr int kHalf = 1 << (kBits - 1);
+    constexpr float kHalf = 1 << (kBits - 1);
     const VF quotient = hn::Max(hn::Mul(z, steps.up), hn::Mul(z, steps.down));
-    const VI code = hn::ConvertTo(di, hn::Floor(quotient));
-    return hn::Min(hn::Max(code, hn::Set(di, -kHalf)), hn::Set(di, kHalf - 1));
+    const VF code = hn::Min(hn::Floor(quotient), Set8(kHalf - 1));  // never below -half
+    *u = hn::Add(code, Set8(0.5f));
+    return hn::BitCast(du, hn::ConvertTo(I8x32(), hn::Add(code, Set8(kHalf))));
   }
 }
 
@@ -141,9 +147,8 @@ template <int kBits>
 HWY_INLINE void CodeGroup(const EightRows& value, int d, VF energy, VF largest, VF counted,
                           std::byte* codes, VGroup* out) {
   const U8x32 du;
-  const I8x32 di;
   constexpr int kWordChannels = 16 / kBits;
-  const VF half = Set8(0.5f), zero = hn::Zero(F8());
+  const VF zero = hn::Zero(F8());
   const auto empty = hn::Eq(energy, zero);
   const VSteps steps = MakeSteps<kBits>(d, energy, largest);
   HWY_ALIGN float product[kMaxHeadDim * 8];
@@ -157,11 +162,10 @@ HWY_INLINE void CodeGroup(const EightRows& value, int d, VF energy, VF largest, 
       for (int k = 0; k < kWordChannels; ++k) {
         const int c = cell * 16 + w * kWordChannels + k;
         const VF z = Load8(value + 8 * c);
-        const VI code = SignedCode<kBits>(z, steps);
-        const VF u = hn::Add(hn::ConvertTo(F8(), code), half);
+        VF u;
+        const VU stored = StoredCode<kBits>(z, steps, &u);
         Store8(hn::Mul(z, u), product + 8 * c);
         of_word = hn::MulAdd(u, u, of_word);
-        const VU stored = hn::BitCast(du, hn::Add(code, hn::Set(di, 1 << (kBits - 1))));
         words[w] = hn::Or(words[w], hn::ShiftLeftSame(stored, kBits * k));
       }
       squares = hn::Add(squares, of_word);
