@@ -32,11 +32,6 @@ struct BlockKey {
   bool operator==(const BlockKey&) const = default;
   auto operator<=>(const BlockKey&) const = default;
 };
-struct BlockKeyHasher {
-  size_t operator()(const BlockKey& k) const {
-    return BlockHashHasher()(k.hash) ^ (k.tenant * 0x9e3779b97f4a7c15u) ^ k.context;
-  }
-};
 
 // One stored segment: the unit of reading.
 struct SegmentEntry {

@@ -1,8 +1,20 @@
 #include "daemon/store/block_table.h"
 
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
 #include <cassert>
+#include <random>
+#include <type_traits>
 
 namespace dyna {
+
+size_t BlockKeyHasher::operator()(const record::BlockKey& key) const {
+  static_assert(std::has_unique_object_representations_v<record::BlockKey>);
+  static const uint64_t seed = uint64_t{std::random_device{}()} << 32 | std::random_device{}();
+  return XXH3_64bits_withSeed(&key, sizeof key, seed);
+}
+
 
 BlockRef BlockTable::Find(const record::BlockKey& key) const {
   auto it = by_key_.find(key);

@@ -11,6 +11,12 @@
 
 namespace dyna {
 
+// Seeded anew in each process: hashes come from clients, and whoever could choose a bucket could
+// make every lookup walk it.
+struct BlockKeyHasher {
+  size_t operator()(const record::BlockKey& key) const;
+};
+
 class BlockTable {
  public:
   BlockRef Find(const record::BlockKey& key) const;
@@ -29,7 +35,7 @@ class BlockTable {
  private:
   void Unlink(Block& block);
 
-  std::unordered_map<record::BlockKey, BlockRef, record::BlockKeyHasher> by_key_;
+  std::unordered_map<record::BlockKey, BlockRef, BlockKeyHasher> by_key_;
   std::unordered_map<uint64_t, Block*> by_serial_;
   Block *newest_ = nullptr, *oldest_ = nullptr;
   uint64_t next_serial_ = 1;
