@@ -9,7 +9,7 @@ namespace dyna {
 namespace {
 
 constexpr uint64_t kEntryBytes = 96;  // of a block in RAM, as design 2 counts it
-constexpr int kRebookEighths = 4;     // a weight that moved by half an octave is told to the book
+constexpr float kRebookRatio = 1.4f;  // a reuse that moved by half an octave is told to the book
 
 uint64_t HashWord(const BlockHash& hash) { return static_cast<uint64_t>(BlockHashHasher{}(hash)); }
 
@@ -132,8 +132,9 @@ void Store::Impl::BookLater(Block& block) {
   const Segment& s = block.segments[0];
   const bool frozen =
       block.pinned || block.frozen > 0 || (block.leases > 0 && block.lease_floor > block.quality);
-  const int h = Log2Byte(block.reuse.At(clock.UnixMillis(), options.reuse_half_life_s));
-  if (frozen == s.booked_frozen && std::abs(h - s.booked_h) < kRebookEighths) return;
+  // Every lookup of every block comes here: logarithms only where the count moved enough to matter.
+  const float moved = block.reuse.hits / block.booked_hits;
+  if (frozen == s.booked_frozen && moved < kRebookRatio && moved > 1 / kRebookRatio) return;
   block.queued = true;
   to_book.push_back(blocks.Find(block.key));
   NeedTick();
@@ -146,6 +147,7 @@ bool Store::Impl::BookSlice(TimePoint until) {
     to_book.pop_front();
     if (!block || block->state() == BlockState::kGone) continue;
     block->queued = false;
+    block->booked_hits = block->reuse.hits;
     UnbookAll(*block);
     BookAll(*block);
   }
