@@ -25,8 +25,9 @@ def block_hashes(tokens: Sequence[int], salt: bytes = b"", parent: bytes = ROOT)
 class Lease:
     """The leading run of a lookup, held until it is released: a context manager."""
 
-    def __init__(self, core: _core.Lease) -> None:
+    def __init__(self, core: _core.Lease, context: Context) -> None:
         self._core = core
+        self._context = context  # the connection lives as long as what came from it
 
     @property
     def run(self) -> int:
@@ -72,12 +73,14 @@ class Context:
     def __init__(
         self,
         core: _core.Context,
+        client: _core.Client,
         spec: ContextSpec,
         layers: tuple[int, int] | None,
         heads: tuple[int, int] | None,
         deadline: float,
     ) -> None:
         self._core = core
+        self._client = client  # dropping the Client must not cut a Context off
         self.spec = spec
         self._layers = layers or (0, len(spec.layers))
         self._heads = heads or (0, spec.layers[self._layers[0]].kv_heads)
@@ -129,8 +132,9 @@ class Context:
             self._core.lookup(
                 list(hashes), self._layers, self._heads, min_quality, max_nmse, ttl,
                 self._deadline if deadline is None else deadline,
-            )  # fmt: skip
-        )
+            ),
+            self,
+        )  # fmt: skip
 
     def exists(self, hashes: Sequence[bytes], min_quality: str = "small") -> list[Hit]:
         """The same without a lease."""
@@ -239,7 +243,7 @@ class Client:
     ) -> Context:
         """Declares a model; `layers` and `heads` (half-open) say what this worker holds of it."""
         core = self._core.open_context(spec, profile)
-        return Context(core, spec, layers, heads, self._deadline)
+        return Context(core, self._core, spec, layers, heads, self._deadline)
 
     def query(
         self, what: str = "stats", context: int = 0, hashes: Sequence[bytes] = (), limit: int = 1024
