@@ -15,7 +15,6 @@ size_t BlockKeyHasher::operator()(const record::BlockKey& key) const {
   return XXH3_64bits_withSeed(&key, sizeof key, seed);
 }
 
-
 BlockRef BlockTable::Find(const record::BlockKey& key) const {
   auto it = by_key_.find(key);
   return it == by_key_.end() ? nullptr : it->second;

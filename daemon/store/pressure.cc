@@ -296,6 +296,7 @@ void Store::Impl::ExpireSlice() {
       for (const auto& w : writers)
         if (w->session == it->first && now - w->started > options.open_put_timeout) Abort(block, w);
     }
+    if (it->second.open_puts == 0) sessions.erase(it);
     it = next;
   }
   // Time to live: a few of the oldest at each tick; a lookup never serves an expired one anyway.

@@ -1,6 +1,7 @@
 // The store's state, shared by the files that implement its verbs: each file is one of them.
 //
-//   store.cc     the facade, tenants, sessions, stats     put.cc     admit, encode, commit
+//   store.cc     the facade, tenants, sessions, stats     put.cc     admit, encode
+//   writer.cc    begin, commit, abort
 //   lookup.cc    hits, leases                             fetch.cc   decode, as stored
 //   report.cc    statistics -> history -> weights         learn.cc   moments -> bases
 //   placement.cc the price book and what new tiles take   pressure.cc  demote, move, evict, compact
@@ -78,6 +79,10 @@ struct Store::Impl {
 
   // ---- put.cc
   struct PutOp;
+  struct EncodeWork;
+  void EncodeBatch(const std::shared_ptr<PutOp>& op, StoreContext& ctx, const wire::Put& put,
+                   std::vector<std::shared_ptr<EncodeWork>> batch);
+  bool RetryPlain(EncodeWork& work);
   // The writer for this block, made if need be; null with *code set when nothing need be written.
   std::shared_ptr<Writer> BeginBlock(const Caller& caller, StoreContext& ctx, const wire::Put& put,
                                      size_t i, BlockRef* block, Status* status);

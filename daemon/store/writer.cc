@@ -1,0 +1,180 @@
+// The life of a writer: begun by the first segment of a block's shard, committed when the shard is
+// complete, aborted when its client dies or takes too long (design 5).
+#include <algorithm>
+
+#include "daemon/store/store_impl.h"
+
+namespace dyna {
+
+std::shared_ptr<Writer> Store::Impl::BeginBlock(const Caller& caller, StoreContext& ctx,
+                                                const wire::Put& put, size_t i, BlockRef* out,
+                                                Status* status) {
+  const record::BlockKey key{caller.tenant, put.context, put.hashes[i]};
+  const BlockHash& parent = i == 0 ? put.parent : put.hashes[i - 1];
+  const uint32_t index = put.first_index + static_cast<uint32_t>(i);
+  if (index == 0 ? !parent.IsZero() : parent.IsZero())
+    *status =
+        Invalid("parent: zero at index 0 and only there (index " + std::to_string(index) + ")");
+  if (BlockRef known = blocks.Find({caller.tenant, put.context, parent});
+      known && !parent.IsZero() && known->index + 1 != index)
+    *status = Invalid("index " + std::to_string(index) + " contradicts the parent's, which is " +
+                      std::to_string(known->index));
+  BlockRef block = blocks.Find(key);
+  if (block && (block->index != index || block->parent != parent || block->opaque))
+    *status = Invalid("block " + std::to_string(index) + " is known with another parent or index");
+  if (!status->ok()) return nullptr;
+
+  const bool covered = block && block->visible() && block->Covers(put.shard);
+  const bool better = block && put.quality > block->effective && put.quality > block->quality;
+  *out = block;
+  if (covered && !better) {
+    blocks.Touch(*block);
+    *status = Status(StatusCode::kExists, "");
+    return nullptr;
+  }
+  if (block)
+    for (const auto& writer : block->writers) {
+      if (writer->aborted || writer->shard != put.shard) continue;
+      if (writer->session == caller.session) return writer;
+      *status = Status(StatusCode::kExists, "");  // first commit wins; the other is on its way
+      return nullptr;
+    }
+  if (block && block->state() == BlockState::kSpilled && !better) {
+    Load(block, [](const Status&) {});
+    *status = Status(StatusCode::kRetry, "the block's other shards are being read back", 10);
+    return nullptr;
+  }
+  Session& session = sessions[caller.session];
+  if (draining)
+    *status = Status(StatusCode::kRetry, "the daemon is stopping", 1000);
+  else if (session.open_puts >= options.open_puts || session.open_bytes >= options.open_put_bytes)
+    *status = Status(StatusCode::kRetry,
+                     "too many unfinished puts of this client (limits.open_puts)", 20);
+  else if (!block && blocks.size() >= options.max_blocks)
+    *status = Status(StatusCode::kRetry, "the table of blocks is full", 100);
+  const Tenant& tenant = TenantOf(caller.tenant);
+  if (status->ok() && tenant.quota != 0 && tenant.charged >= tenant.quota) {
+    ++counts.quota_refusals;
+    *status = Status(StatusCode::kQuota, "tenant " + tenant.name + " is over its quota of " +
+                                             std::to_string(tenant.quota) + " bytes");
+  }
+  if (!status->ok()) return nullptr;
+
+  if (!block) {
+    block = blocks.Insert(key);
+    block->parent = parent;
+    block->index = index;
+    block->quality = put.quality;
+    block->context = &ctx;
+    block->tenant = &TenantOf(caller.tenant);
+    block->reuse.at_ms = clock.UnixMillis();
+  }
+  auto writer = std::make_shared<Writer>();
+  writer->session = caller.session;
+  writer->shard = put.shard;
+  writer->quality = put.quality;
+  writer->durability = put.durability;
+  writer->replaces = covered && better;
+  writer->expires_at_ms = put.ttl_ms == 0 ? 0 : clock.UnixMillis() + put.ttl_ms;
+  writer->started = clock.Now();
+  const size_t layers = static_cast<size_t>(put.shard.layer_end - put.shard.layer_begin);
+  const auto heads = static_cast<uint16_t>(put.shard.head_end - put.shard.head_begin);
+  writer->taken.resize(layers);
+  writer->cells.resize(layers * heads);
+  writer->segments.resize(layers);
+  for (size_t l = 0; l < layers; ++l) {
+    writer->segments[l].layer = static_cast<uint16_t>(put.shard.layer_begin + l);
+    writer->segments[l].head_begin = put.shard.head_begin;
+    writer->segments[l].kv_heads = heads;
+    writer->segments[l].cell = static_cast<uint32_t>(l * heads);
+  }
+  block->writers.push_back(writer);
+  ++session.open_puts;
+  session.writing.emplace_back(block);
+  NeedTick();  // arms the time-out
+  *out = block;
+  return writer;
+}
+
+void Store::Impl::Abort(const BlockRef& block, const std::shared_ptr<Writer>& writer) {
+  writer->aborted = true;
+  ++counts.aborted_puts;
+  for (Segment& s : writer->segments) {
+    if (s.bytes != 0) UseBasis(*block->context, s.basis, -1);
+    s.extent.Retire();
+  }
+  if (auto it = sessions.find(writer->session); it != sessions.end()) {
+    it->second.open_puts -= std::min(it->second.open_puts, 1u);
+    it->second.open_bytes -= std::min(it->second.open_bytes, writer->reserved);
+  }
+  std::erase(block->writers, writer);
+  if (block->state() == BlockState::kWriting && block->writers.empty()) Gone(*block, false);
+}
+
+void Store::Impl::Commit(const BlockRef& ref, const std::shared_ptr<Writer>& writer) {
+  Block& block = *ref;
+  StoreContext& ctx = *block.context;
+  if (auto it = sessions.find(writer->session); it != sessions.end()) {
+    it->second.open_puts -= std::min(it->second.open_puts, 1u);
+    it->second.open_bytes -= std::min(it->second.open_bytes, writer->reserved);
+    std::erase_if(it->second.writing, [&](const auto& w) { return w.lock() == ref; });
+    if (it->second.open_puts == 0) sessions.erase(it);
+  }
+  std::erase(block.writers, writer);
+  UnbookAll(block);
+
+  const bool fresh = block.state() == BlockState::kWriting;
+  auto raw_of = [&](const Segment& s) {
+    return 2 * s.kv_heads * RawTileBytes(ctx.spec.layers[s.layer].head_dim, ctx.spec.dtype);
+  };
+  if (fresh) {
+    block.To(BlockState::kResident);
+    ++ctx.blocks;
+    ++resident;
+  } else if (writer->replaces) {
+    for (const Segment& s : block.segments) {
+      UseBasis(ctx, s.basis, -1);
+      block.tenant->charged -= std::min<uint64_t>(block.tenant->charged, s.bytes);
+      if (block.state() == BlockState::kResident) raw_bytes -= raw_of(s);
+    }
+    if (block.state() == BlockState::kSpilled) {
+      block.To(BlockState::kResident);
+      ++resident;
+    }
+    ++block.generation;
+    block.revision = 0;
+    block.segments.clear();
+    block.cells.clear();
+    block.shards.clear();
+    block.history.clear();
+    block.spill_generation = 0;  // the old copy is overwritten by the next spill
+  } else if (block.state() == BlockState::kSpilled) {
+    // It left for the disk while this shard was being written: the newcomer alone would be a hole.
+    for (Segment& s : writer->segments) UseBasis(ctx, s.basis, -1);
+    return;
+  }
+  block.quality =
+      fresh || writer->replaces ? writer->quality : std::min(block.quality, writer->quality);
+  block.expires_at_ms = writer->expires_at_ms;
+  block.shards.push_back(writer->shard);
+  const auto base = static_cast<uint32_t>(block.cells.size());
+  block.cells.insert(block.cells.end(), writer->cells.begin(), writer->cells.end());
+  for (Segment& s : writer->segments) {
+    s.cell += base;
+    block.tenant->charged += s.bytes;
+    raw_bytes += raw_of(s);
+    block.segments.push_back(std::move(s));
+  }
+  std::stable_sort(block.segments.begin(), block.segments.end(),
+                   [](const Segment& a, const Segment& b) {
+                     return std::pair(a.layer, a.head_begin) < std::pair(b.layer, b.head_begin);
+                   });
+  block.spill_generation = 0;
+  Appraise(block);
+  Charge(block);
+  BookAll(block);
+  blocks.Touch(block);
+  if (Charged() > Limit()) NeedTick();
+}
+
+}  // namespace dyna
