@@ -65,7 +65,8 @@ record::BlockMeta Store::Impl::MetaOf(const Block& block) const {
   m.expires_at_ms = block.expires_at_ms;
   m.shards = block.shards;
   for (const Segment& s : block.segments) {
-    m.segments.push_back({s.layer, s.head_begin, s.kv_heads, s.basis, s.bytes});
+    const uint16_t heads = block.opaque ? uint16_t{0} : s.kv_heads;
+    m.segments.push_back({s.layer, s.head_begin, heads, s.basis, s.bytes});
     for (size_t h = 0; h < s.kv_heads && !block.opaque; ++h)
       m.cells.push_back(block.cells[s.cell + h]);
   }
@@ -298,6 +299,13 @@ void Store::Impl::Load(const BlockRef& block, std::function<void(const Status&)>
   const uint32_t beside =
       !from_spill && block->bank ? block->bank->history_bytes : block->history_on_disk;
   uint64_t total = 0;
+  const uint64_t room = block->segment_bytes();
+  if (!Fits(room)) {  // for all of it at once: room for one segment would never end
+    wanted_room = std::max(wanted_room, room + size_t{kArenaUnit} * block->segments.size());
+    NeedTick();
+    FinishLoad(block, {StatusCode::kRetry, "room is being made to read the block back", 5});
+    return;
+  }
   for (Segment& s : block->segments) {
     auto extent = Reserve(s.bytes, block->serial);
     if (!extent.ok()) {

@@ -48,6 +48,7 @@ uint64_t Store::Impl::Charged() const { return arena.used_bytes() + aux_bytes + 
 
 Result<Extent> Store::Impl::Reserve(uint64_t bytes, uint64_t serial) {
   if (!Fits(bytes)) {
+    wanted_room = std::max(wanted_room, bytes);
     NeedTick();
     return Status(StatusCode::kRetry, "the budget is full: tiles are being demoted or moved", 5);
   }

@@ -19,7 +19,8 @@ constexpr double kTrigger = 1.0 / 128;                 // pressure begins this f
 
 bool Store::Impl::Pressure(TimePoint until) {
   const uint64_t limit = Limit();
-  const uint64_t target = limit - static_cast<uint64_t>(static_cast<double>(limit) * kTrigger);
+  uint64_t target = limit - static_cast<uint64_t>(static_cast<double>(limit) * kTrigger);
+  target -= std::min(target / 2, wanted_room);  // so that it fits when it is asked for again
   const uint64_t charged = Charged();
   const auto fixed =
       static_cast<int64_t>(charged) - book.bytes();  // headers, padding, metadata, raw
@@ -27,6 +28,7 @@ bool Store::Impl::Pressure(TimePoint until) {
   counts.log2_price = book.price() / kPriceOctave;
   if (charged <= target) {
     overshoot = 0;
+    wanted_room = 0;
     book.Solve(tiles);  // the price falls again when much is free
     sweep_idle = false;
     return false;

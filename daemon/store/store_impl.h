@@ -167,6 +167,7 @@ struct Store::Impl {
   uint64_t disk_bytes = 0;      // on their way to a disk
   uint64_t in_flight = 0;       // codec jobs and disk operations
   Arena::Plan plan;             // of the compaction under way
+  uint64_t wanted_room = 0;     // somebody was told RETRY for want of this much
   uint64_t wanted_range = 0;    // an allocation failed although there was room
   bool draining = false;
   TimePoint retry_disk_at;  // a full or failing spill is left alone till then

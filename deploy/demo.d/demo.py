@@ -213,8 +213,8 @@ class Demo:
             f"   acknowledged at {put['bytes'] / put['put_seconds'] / 1e9:.2f} GB/s, synced to disk"
         )
         before = self.b.call("fetch", durable, region)
-        history = [b["rows"][0]["importance"] for b in self.b.call("inspect", durable, region)]
         self.b.call("fetch", main, region)
+        history = self._settled_history(durable, region)
         self.daemon.kill()
         say(f"   killed; ready again after {self.daemon.start():.2f} s")
         row = self._row("after SIGKILL", durable, region, None)
@@ -228,6 +228,17 @@ class Demo:
             volatile["unchanged"] == volatile["blocks"],
             f"volatile: {volatile['blocks']} hits, all right; {volatile['hits']['miss']} misses",
         )
+
+    def _settled_history(self, what: Document, endpoint: Endpoint) -> list[Any]:
+        """Nothing waits for statistics: they fold in, and reach the bank, a little later."""
+        last: list[Any] = []
+        for _ in range(20):
+            time.sleep(1.0)
+            now = [b["rows"][0]["importance"] for b in self.b.call("inspect", what, endpoint)]
+            if now == last:
+                return now
+            last = now
+        return last
 
     def finish(self) -> None:
         """Ends the processes, writes demo.png and demo.json."""

@@ -44,13 +44,14 @@ inline void Transform(const float* m, int ld, int out, int in, const float* bias
                       float* y) {
   for (int t = 0; t < kLanes; t += 2 * kWide) {  // a strip of x stays in the first-level cache
     int o = 0;
-    const auto block = [&](auto run, int outputs) HWY_ATTR {
-      run(m + o * ld, ld, in, bias != nullptr ? bias + o : nullptr, x + t, y + o * kLanes + t);
-      o += outputs;
+    const auto block = [&]<int kOut>() HWY_ATTR {
+      TransformBlock<kOut>(m + o * ld, ld, in, bias != nullptr ? bias + o : nullptr, x + t,
+                           y + o * kLanes + t);
+      o += kOut;
     };
-    while (out - o >= 6 && out - o != 8) block(TransformBlock<6>, 6);
-    while (out - o >= 4) block(TransformBlock<4>, 4);
-    while (out - o >= 1) block(TransformBlock<1>, 1);
+    while (out - o >= 6 && out - o != 8) block.template operator()<6>();
+    while (out - o >= 4) block.template operator()<4>();
+    while (out - o >= 1) block.template operator()<1>();
   }
 }
 
