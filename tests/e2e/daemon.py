@@ -135,3 +135,4 @@ class Daemon:
 def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     os.setpgid(0, 0)  # a Ctrl-C at the tests is not the daemon's
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a limit on file sizes is an error of write()
