@@ -73,6 +73,7 @@ struct Block {
   BlockHash parent;
   uint32_t index = 0;
   uint32_t generation = 1;  // another content
+  uint32_t epoch = 0;       // of `segments`: bumped when they are made anew
   uint32_t revision = 0;    // the same content at fewer bits
   QualityClass quality = QualityClass::kBalanced;
   Durability durability = Durability::kVolatile;
@@ -106,8 +107,9 @@ struct Block {
   std::unique_ptr<record::BlockMeta> bank;  // what the bank acknowledged; null: nothing
   uint32_t history_on_disk = 0;             // bytes of the spilled history part
   bool spilling = false, banking = false, loading = false;
-  bool history_dirty = false;  // newer than the bank's
-  bool queued = false;         // in the store's list of blocks to book again
+  bool history_dirty = false;                 // newer than the bank's
+  bool queued = false;                        // in the store's list of blocks to book again
+  std::vector<std::function<void()>> banked;  // persists that wait for the one under way
   std::vector<std::function<void(const Status&)>> loaded;  // waiters of a read-back
 
   uint64_t charged = 0;  // bytes that the budget counts for it, arena extents excluded

@@ -40,10 +40,29 @@ std::vector<BlockHistory> UnpackHistory(std::span<const std::byte> bytes, uint64
   return out;
 }
 
-PartId SegmentPart(const record::SegmentEntry& e) {
-  return {PartId::Kind::kSegment, e.layer, e.head_begin};
-}
 constexpr PartId kHistoryPart{PartId::Kind::kHistory, 0, 0};
+
+bool Holds(const record::BlockMeta& held, uint16_t layer, uint16_t head_begin) {
+  return std::any_of(held.segments.begin(), held.segments.end(),
+                     [&](const auto& e) { return e.layer == layer && e.head_begin == head_begin; });
+}
+
+// What the bank has acknowledged stays as it is, whatever became of the copy in RAM.
+void KeepAcknowledged(const record::BlockMeta& held, record::BlockMeta* meta) {
+  size_t held_cell = 0;
+  for (const record::SegmentEntry& e : held.segments) {
+    size_t cell = 0;
+    for (record::SegmentEntry& m : meta->segments) {
+      if (m.layer == e.layer && m.head_begin == e.head_begin && m.kv_heads == e.kv_heads) {
+        m = e;
+        std::copy_n(held.cells.begin() + static_cast<long>(held_cell), e.kv_heads,
+                    meta->cells.begin() + static_cast<long>(cell));
+      }
+      cell += m.kv_heads;
+    }
+    held_cell += e.kv_heads;
+  }
+}
 
 }  // namespace
 
@@ -94,40 +113,55 @@ void Store::Impl::EnsureRows(StoreContext& ctx, SpillStore& store, bool to_bank,
 }
 
 void Store::Impl::WriteBlock(const BlockRef& block, SpillStore& store, bool to_bank,
-                             std::function<void(Status)> done) {
+                             record::BlockMeta meta, std::function<void(Status)> done) {
   struct Copy {
     record::BlockMeta meta;
+    std::vector<PartId> ids;
+    std::vector<uint32_t> lengths;
     std::vector<ReadRef> refs;
     std::vector<std::vector<std::byte>> segments;
     std::vector<std::byte> history;
   };
   auto copy = std::make_shared<Copy>();
-  if (block->context != nullptr) EnsureRows(*block->context, store, to_bank, *block);
-  copy->meta = MetaOf(*block);
+  EnsureRows(*block->context, store, to_bank, *block);
+  copy->meta = std::move(meta);
+  copy->history = PackHistory(*block);
+  copy->meta.history_bytes = static_cast<uint32_t>(copy->history.size());
+  // Parts that the bank has acknowledged need not come again, and must not: RAM may have fewer
+  // bits.
+  const record::BlockMeta* held =
+      to_bank && block->bank && block->bank->generation == block->generation ? block->bank.get()
+                                                                             : nullptr;
   uint64_t bytes = 0;
   for (const Segment& s : block->segments) {
+    if (held != nullptr && Holds(*held, s.layer, s.head_begin)) continue;
+    copy->ids.push_back({PartId::Kind::kSegment, s.layer, s.head_begin});
+    copy->lengths.push_back(s.bytes);
     copy->refs.push_back(s.extent.Read());
     bytes += s.bytes;
   }
-  copy->history = PackHistory(*block);
-  copy->meta.history_bytes = static_cast<uint32_t>(copy->history.size());
   disk_bytes += bytes;
   RunCodec(
       bytes,
       // The checksum is written when a segment leaves the arena, on a copy: readers go on.
       [copy, opaque = block->opaque] {
         for (size_t i = 0; i < copy->refs.size(); ++i) {
-          const auto from = copy->refs[i].bytes().first(copy->meta.segments[i].bytes);
+          const auto from = copy->refs[i].bytes().first(copy->lengths[i]);
           copy->segments.emplace_back(from.begin(), from.end());
           if (!opaque) SealSegment(copy->segments.back());
         }
       },
-      [this, copy, &store, bytes, done = std::move(done)]() mutable {
+      [this, block, copy, &store, bytes, done = std::move(done)]() mutable {
         copy->refs.clear();
+        if (block->state() == BlockState::kGone || block->generation != copy->meta.generation) {
+          disk_bytes -= bytes;  // dropped meanwhile: its row must not come after the deletion
+          done({StatusCode::kCancelled, "the block was dropped while it was being written"});
+          return;
+        }
         BlockWrite write;
         write.meta = copy->meta;
         for (size_t i = 0; i < copy->segments.size(); ++i)
-          write.parts.push_back({SegmentPart(copy->meta.segments[i]), copy->segments[i]});
+          write.parts.push_back({copy->ids[i], copy->segments[i]});
         if (!copy->history.empty()) write.parts.push_back({kHistoryPart, copy->history});
         ++in_flight;
         store.PutBlock(std::move(write),
@@ -145,8 +179,16 @@ void Store::Impl::Persist(const BlockRef& block, std::function<void(Status)> don
     done(Unsupported("durability persistent: this daemon has no bank (bank.enabled)"));
     return;
   }
-  if (block->bank && block->bank->generation == block->generation) {
+  if (BankHolds(*block)) {
     done({});
+    return;
+  }
+  if (block->banking) {  // of what was there when it began: this comes after it
+    block->banked.push_back([this, block, done = std::move(done)] { Persist(block, done); });
+    return;
+  }
+  if (block->state() == BlockState::kGone) {
+    done({StatusCode::kCancelled, "the block was dropped"});
     return;
   }
   if (block->state() != BlockState::kResident) {
@@ -162,18 +204,22 @@ void Store::Impl::Persist(const BlockRef& block, std::function<void(Status)> don
   block->durability = Durability::kPersistent;
   const uint32_t generation = block->generation;
   auto meta = std::make_shared<record::BlockMeta>(MetaOf(*block));
+  if (block->bank && block->bank->generation == generation)
+    KeepAcknowledged(*block->bank, meta.get());
   meta->history_bytes = static_cast<uint32_t>(PackHistory(*block).size());
-  WriteBlock(block, *bank, true, [block, generation, meta, done = std::move(done)](Status status) {
-    block->banking = false;
-    if (block->state() != BlockState::kGone && block->generation == generation) {
-      if (status.ok())
-        block->bank = std::make_unique<record::BlockMeta>(*meta);
-      else if (!block->bank)
-        block->durability = Durability::kVolatile;
-    }
-    if (!status.ok()) LogWarn("bank: block not stored: {}", status.ToString());
-    done(std::move(status));
-  });
+  WriteBlock(block, *bank, true, *meta,
+             [block, generation, meta, done = std::move(done)](Status status) {
+               block->banking = false;
+               if (block->state() != BlockState::kGone && block->generation == generation) {
+                 if (status.ok())
+                   block->bank = std::make_unique<record::BlockMeta>(*meta);
+                 else if (!block->bank)
+                   block->durability = Durability::kVolatile;
+               }
+               if (!status.ok()) LogWarn("bank: block not stored: {}", status.ToString());
+               done(std::move(status));
+               for (auto& next : std::exchange(block->banked, {})) next();
+             });
 }
 
 // The bank's history follows the reports: same generation, so that the segments need not come
@@ -197,10 +243,45 @@ void Store::Impl::PersistHistory(const BlockRef& block) {
   });
 }
 
-bool Store::Impl::HasDiskCopy(const Block& block) const {
-  return (spill != nullptr && block.spill_generation == block.generation &&
-          block.spill_revision == block.revision) ||
-         (block.bank && block.bank->generation == block.generation);
+bool Store::Impl::BankHolds(const Block& block) const {
+  return bank != nullptr && block.bank && block.bank->generation == block.generation &&
+         block.bank->shards == block.shards;
+}
+
+bool Store::Impl::SpillHolds(const Block& block) const {
+  return spill != nullptr && block.spill_generation != 0 &&
+         block.spill_generation == block.generation && block.spill_revision == block.revision;
+}
+
+void Store::Impl::TakeBankCopy(Block& block) {
+  const record::BlockMeta& m = *block.bank;
+  for (const Segment& s : block.segments) {
+    UseBasis(*block.context, s.basis, -1);
+    block.tenant->charged -= std::min<uint64_t>(block.tenant->charged, s.bytes);
+  }
+  block.segments.clear();
+  ++block.epoch;
+  uint32_t cell = 0;
+  for (const record::SegmentEntry& e : m.segments) {
+    Segment s;
+    s.layer = e.layer;
+    s.head_begin = e.head_begin;
+    s.kv_heads = m.opaque ? uint16_t{1} : e.kv_heads;
+    s.basis = e.basis;
+    s.bytes = e.bytes;
+    s.cell = cell;
+    s.nmse = m.nmse;
+    cell += e.kv_heads;
+    UseBasis(*block.context, e.basis, +1);
+    block.tenant->charged += e.bytes;
+    block.segments.push_back(std::move(s));
+  }
+  block.cells = m.cells;
+  block.shards = m.shards;
+  block.generation = m.generation;
+  block.revision = m.revision;
+  block.spill_generation = 0;
+  Appraise(block);
 }
 
 void Store::Impl::ToSpilled(Block& block) {
@@ -213,33 +294,8 @@ void Store::Impl::ToSpilled(Block& block) {
           RawTileBytes(block.context->spec.layers[s.layer].head_dim, block.context->spec.dtype);
   --resident;
   block.To(BlockState::kSpilled);
-  const bool in_spill =
-      block.spill_generation == block.generation && block.spill_revision == block.revision;
-  if (!in_spill && block.bank) {
-    // What is left is the bank's copy: it may hold more bits than the one that was in RAM.
-    const record::BlockMeta& m = *block.bank;
-    for (const Segment& s : block.segments) UseBasis(*block.context, s.basis, -1);
-    std::vector<Segment> segments;
-    uint32_t cell = 0;
-    for (const record::SegmentEntry& e : m.segments) {
-      Segment s;
-      s.layer = e.layer;
-      s.head_begin = e.head_begin;
-      s.kv_heads = e.kv_heads;
-      s.basis = e.basis;
-      s.bytes = e.bytes;
-      s.cell = cell;
-      s.nmse = m.nmse;
-      cell += e.kv_heads;
-      UseBasis(*block.context, e.basis, +1);
-      segments.push_back(std::move(s));
-    }
-    block.segments = std::move(segments);
-    block.cells = m.cells;
-    block.revision = m.revision;
-    block.spill_generation = 0;
-    Appraise(block);
-  }
+  // What is left may be the bank's copy, with more bits than the one that was in RAM.
+  if (!SpillHolds(block)) TakeBankCopy(block);
   block.history.clear();  // it lies beside the segments, and comes back with them
 }
 
@@ -247,28 +303,24 @@ void Store::Impl::Spill(const BlockRef& block) {
   block->spilling = true;
   const uint32_t generation = block->generation, revision = block->revision;
   const auto history = static_cast<uint32_t>(PackHistory(*block).size());
-  WriteBlock(block, *spill, false, [this, block, generation, revision, history](Status status) {
-    block->spilling = false;
-    if (!status.ok()) {
-      if (status.code() != StatusCode::kQuota || !EvictFromSpill(block->segment_bytes()))
-        retry_disk_at = clock.Now() + std::chrono::milliseconds(200);
-      NeedTick();
-      return;
-    }
-    if (block->state() == BlockState::kGone) {
-      spill->DeleteBlock(block->key, [](Status) {});
-      return;
-    }
-    if (block->generation != generation) return;
-    block->spill_generation = generation;
-    block->spill_revision = revision;
-    block->history_on_disk = history;
-    ++counts.spilled_blocks;
-    if (block->state() == BlockState::kResident && block->revision == revision &&
-        block->leases == 0)
-      ToSpilled(*block);
-    NeedTick();
-  });
+  WriteBlock(block, *spill, false, MetaOf(*block),
+             [this, block, generation, revision, history](Status status) {
+               block->spilling = false;
+               NeedTick();
+               if (block->state() == BlockState::kGone || block->generation != generation) return;
+               if (!status.ok()) {
+                 if (status.code() != StatusCode::kQuota || !EvictFromSpill(block->segment_bytes()))
+                   retry_disk_at = clock.Now() + std::chrono::milliseconds(200);
+                 return;
+               }
+               block->spill_generation = generation;
+               block->spill_revision = revision;
+               block->history_on_disk = history;
+               ++counts.spilled_blocks;
+               if (block->state() == BlockState::kResident && SpillHolds(*block) &&
+                   block->leases == 0 && block->writers.empty())
+                 ToSpilled(*block);
+             });
 }
 
 void Store::Impl::Load(const BlockRef& block, std::function<void(const Status&)> done) {
@@ -279,8 +331,7 @@ void Store::Impl::Load(const BlockRef& block, std::function<void(const Status&)>
   block->loaded.push_back(std::move(done));
   if (block->loading) return;  // joins the read that is under way
   block->loading = true;
-  const bool from_spill = spill != nullptr && block->spill_generation == block->generation &&
-                          block->spill_revision == block->revision;
+  const bool from_spill = SpillHolds(*block);
   SpillStore* store = from_spill ? spill : bank;
   struct Read {
     std::vector<Extent> extents;
@@ -320,55 +371,57 @@ void Store::Impl::Load(const BlockRef& block, std::function<void(const Status&)>
   }
   read->history.resize(beside);
   if (beside != 0) request.parts.push_back({kHistoryPart, read->history});
-  const uint32_t generation = block->generation;
+  const uint32_t epoch = block->epoch;
   ++in_flight;
-  store->ReadParts(std::move(request), [this, block, read, generation,
-                                        total](std::vector<Status> statuses) {
-    --in_flight;
-    Status bad;
-    for (size_t i = 0; i < read->extents.size(); ++i)
-      if (!statuses[i].ok() && bad.ok()) bad = statuses[i];
-    if (!bad.ok() || block->state() == BlockState::kGone || block->generation != generation) {
-      if (bad.ok()) bad = Status(StatusCode::kMiss, "the block moved on");
-      FinishLoad(block, bad);
-      if (in_flight == 0 && on_idle) on_idle();
-      return;
-    }
-    RunCodec(
-        total,
-        [read, block_key = block->key, opaque = block->opaque,
-         lengths =
-             [&] {
-               std::vector<uint32_t> out;
-               for (const Segment& s : block->segments) out.push_back(s.bytes);
-               return out;
-             }()] {
-          for (size_t i = 0; i < read->extents.size() && !opaque; ++i) {
-            const auto bytes = read->extents[i].bytes().first(lengths[i]);
-            Status status = VerifySegmentChecksum(bytes);
-            if (status.ok()) status = ParseSegment(bytes, read->bases[i].get()).status();
-            read->checked.push_back(std::move(status));
-          }
-        },
-        [this, block, read, generation] {
-          Status status;
-          for (const Status& c : read->checked)
-            if (!c.ok() && status.ok()) status = Status(StatusCode::kMiss, c.ToString());
-          if (!status.ok()) {
-            ++counts.damaged_segments;
-            LogWarn("block {}: damaged on disk, served as a miss: {}", block->index,
-                    status.message());
-          } else if (block->state() != BlockState::kSpilled || block->generation != generation) {
-            status = Status(StatusCode::kMiss, "the block moved on");
-          } else {
-            for (size_t i = 0; i < read->extents.size(); ++i)
-              block->segments[i].extent = std::move(read->extents[i]);
-            block->history = UnpackHistory(read->history, SeedOf(*block));
-            if (block->history.size() != block->shards.size()) block->history.clear();
-          }
-          FinishLoad(block, status);
-        });
-  });
+  store->ReadParts(
+      std::move(request), [this, block, read, epoch, total](std::vector<Status> statuses) {
+        --in_flight;
+        Status bad;
+        for (size_t i = 0; i < read->extents.size(); ++i)
+          if (!statuses[i].ok() && bad.ok()) bad = statuses[i];
+        if (bad.code() == StatusCode::kInvalid)  // not of the length that its row promised
+          bad = Status(StatusCode::kMiss, std::string(bad.message()));
+        if (!bad.ok() || block->state() != BlockState::kSpilled || block->epoch != epoch) {
+          if (bad.ok()) bad = Status(StatusCode::kRetry, "the block moved on while it was read", 1);
+          FinishLoad(block, bad);
+          if (in_flight == 0 && on_idle) on_idle();
+          return;
+        }
+        RunCodec(
+            total,
+            [read, opaque = block->opaque,
+             lengths =
+                 [&] {
+                   std::vector<uint32_t> out;
+                   for (const Segment& s : block->segments) out.push_back(s.bytes);
+                   return out;
+                 }()] {
+              for (size_t i = 0; i < read->extents.size() && !opaque; ++i) {
+                const auto bytes = read->extents[i].bytes().first(lengths[i]);
+                Status status = VerifySegmentChecksum(bytes);
+                if (status.ok()) status = ParseSegment(bytes, read->bases[i].get()).status();
+                read->checked.push_back(std::move(status));
+              }
+            },
+            [this, block, read, epoch] {
+              Status status;
+              for (const Status& c : read->checked)
+                if (!c.ok() && status.ok()) status = Status(StatusCode::kMiss, c.ToString());
+              if (!status.ok()) {
+                ++counts.damaged_segments;
+                LogWarn("block {}: damaged on disk, served as a miss: {}", block->index,
+                        status.message());
+              } else if (block->state() != BlockState::kSpilled || block->epoch != epoch) {
+                status = Status(StatusCode::kRetry, "the block moved on while it was read", 1);
+              } else {
+                for (size_t i = 0; i < read->extents.size(); ++i)
+                  block->segments[i].extent = std::move(read->extents[i]);
+                block->history = UnpackHistory(read->history, SeedOf(*block));
+                if (block->history.size() != block->shards.size()) block->history.clear();
+              }
+              FinishLoad(block, status);
+            });
+      });
 }
 
 void Store::Impl::FinishLoad(const BlockRef& block, Status status) {
@@ -389,6 +442,12 @@ void Store::Impl::FinishLoad(const BlockRef& block, Status status) {
     // A damaged or missing record is a miss from now on; a full arena is not its fault.
     if (status.code() == StatusCode::kMiss && block->state() == BlockState::kSpilled) {
       const auto waiters = std::exchange(block->loaded, {});
+      if (SpillHolds(*block) && block->bank) {  // what was promised is in the other database
+        spill->DeleteBlock(block->key, [](Status) {});
+        TakeBankCopy(*block);
+        for (const auto& waiter : waiters) Load(block, waiter);
+        return;
+      }
       Gone(*block, true);
       for (const auto& waiter : waiters) waiter(status);
       return;

@@ -235,7 +235,7 @@ void Store::Fetch(const Caller& caller, const wire::Fetch& fetch,
       continue;
     }
     ++op->waiting;
-    const Tier tier = block->spill_generation == block->generation ? Tier::kSpill : Tier::kBank;
+    const Tier tier = s.SpillHolds(*block) ? Tier::kSpill : Tier::kBank;
     s.Load(block, [op, block, b, tier, read, n = fetch.layer_count](const Status& loaded) {
       for (uint16_t l = 0; l < n; ++l) {
         const size_t slot = size_t{b} * n + l;

@@ -163,9 +163,9 @@ std::vector<BlockFact> Store::Inspect(TenantId tenant, const wire::Query& query)
     f.generation = b.generation;
     f.revision = b.revision;
     f.leases = b.leases;
-    f.tier = b.state() == BlockState::kResident   ? Tier::kHost
-             : b.spill_generation == b.generation ? Tier::kSpill
-                                                  : Tier::kBank;
+    f.tier = b.state() == BlockState::kResident ? Tier::kHost
+             : impl_->SpillHolds(b)             ? Tier::kSpill
+                                                : Tier::kBank;
     f.quality = b.quality;
     f.persistent = b.bank != nullptr;
     f.pinned = b.pinned;

@@ -13,7 +13,8 @@ bool Satisfies(const Block& block, const wire::Lookup& want) {
 }
 
 bool BankSatisfies(const Block& block, const wire::Lookup& want) {
-  return block.bank != nullptr && block.bank->quality >= want.min_quality &&
+  return block.bank != nullptr && block.bank->shards == block.shards && block.writers.empty() &&
+         !block.loading && block.bank->quality >= want.min_quality &&
          (want.max_nmse <= 0 || block.bank->nmse <= want.max_nmse);
 }
 
@@ -69,9 +70,9 @@ wire::LookupReply Store::Lookup(const Caller& caller, const wire::Lookup& want) 
       continue;
     }
     hit.status = StatusCode::kOk;
-    hit.tier = !good || (!in_ram && block->spill_generation != block->generation) ? Tier::kBank
-               : in_ram                                                           ? Tier::kHost
-                                                                                  : Tier::kSpill;
+    hit.tier = !good || (!in_ram && !s.SpillHolds(*block)) ? Tier::kBank
+               : in_ram                                    ? Tier::kHost
+                                                           : Tier::kSpill;
     hit.nmse = good ? block->nmse() : block->bank->nmse;
     hit.mean_bits = good ? block->mean_bits : block->bank->mean_bits;
     hit.bytes = BytesOf(*block, want.shard);
@@ -108,8 +109,12 @@ wire::LookupReply Store::Lookup(const Caller& caller, const wire::Lookup& want) 
   for (size_t i = 0; i < run.size(); ++i) {
     const BlockRef& block = run[i];
     if (!Satisfies(*block, want)) {
-      // Only the bank's copy is good enough: it takes the place of the one in RAM.
+      // Only the bank's copy is good enough: it takes the place of the others.
       if (block->state() == BlockState::kResident) s.ToSpilled(*block);
+      if (block->spill_generation != 0) {
+        s.spill->DeleteBlock(block->key, [](Status) {});
+        s.TakeBankCopy(*block);
+      }
     }
     if (block->state() == BlockState::kSpilled)
       s.Load(block, [](const Status&) {});  // begins under the lease; fetch joins it

@@ -92,8 +92,7 @@ void Store::BankDrop(const Caller& caller, const wire::BankDrop& request,
     b->bank.reset();
     b->durability = Durability::kVolatile;
     ++reply->count;
-    if (b->state() == BlockState::kSpilled && b->spill_generation != b->generation)
-      s.Gone(*b, false);
+    if (b->state() == BlockState::kSpilled && !s.SpillHolds(*b)) s.Gone(*b, false);
     s.bank->DeleteBlock(b->key, [reply, finish](Status status) {
       if (!status.ok() && reply->status.ok()) reply->status = std::move(status);
       finish();
@@ -175,9 +174,9 @@ void Store::GetOpaque(const Caller& caller, const wire::GetOpaque& get,
     done({Status(StatusCode::kMiss, "no such object"), Tier::kNone}, {});
     return;
   }
-  const Tier tier = block->state() == BlockState::kResident        ? Tier::kHost
-                    : block->spill_generation == block->generation ? Tier::kSpill
-                                                                   : Tier::kBank;
+  const Tier tier = block->state() == BlockState::kResident ? Tier::kHost
+                    : s.SpillHolds(*block)                  ? Tier::kSpill
+                                                            : Tier::kBank;
   s.blocks.Touch(*block);
   ++s.counts.hits[static_cast<size_t>(tier)];
   s.Load(block, [block, tier, done = std::move(done)](const Status& loaded) {

@@ -141,26 +141,28 @@ bool Store::Impl::StartTranscode(const BlockRef& block, size_t index,
   ++transcodes;
   // Until the old extent goes both count: what is on its way is not asked for twice.
   transcode_gain += job->gain + job->to.size();
-  UseBasis(ctx, job->name == s.basis ? 0 : job->name, +1);
-  const uint32_t generation = block->generation;
+  const bool took_basis = job->name != s.basis;
+  if (took_basis) UseBasis(ctx, job->name, +1);
+  const uint32_t epoch = block->epoch;
   const uint16_t layer = s.layer, head = s.head_begin;
   RunCodec(
       s.bytes, [&be = backend, job] { be.Transcode(std::span(&job->job, 1)); },
-      [this, block, job, generation, layer, head, &ctx] {
+      [this, block, job, epoch, took_basis, layer, head, &ctx] {
         --transcodes;
         transcode_gain -= job->gain + job->to.size();
         NeedTick();
-        if (block->generation != generation) return;
-        Segment* segment = block->Find(layer, head);
-        if (segment == nullptr || segment->head_begin != head) return;
+        Segment* segment = block->epoch == epoch ? block->Find(layer, head) : nullptr;
+        if (segment == nullptr || block->state() == BlockState::kGone) {
+          if (took_basis) UseBasis(ctx, job->name, -1);
+          return;
+        }
         segment->transcoding = false;
-        const bool took_basis = job->name != segment->basis;
         if (!job->job.status.ok() || block->state() != BlockState::kResident || !segment->extent) {
           if (took_basis) UseBasis(ctx, job->name, -1);
           if (!job->job.status.ok()) {
             LogWarn("demotion of block {} layer {} failed: {}", block->index, layer,
                     job->job.status.ToString());
-            segment->booked_frozen ? void() : Unbook(*block, *segment);  // not tried again
+            Unbook(*block, *segment);  // it is not tried again
           }
           return;
         }
@@ -243,8 +245,7 @@ bool Store::Impl::EvictFromSpill(uint64_t bytes) {
       ++counts.evicted_blocks;
       if (b->bank) {
         spill->DeleteBlock(b->key, [](Status) {});
-        b->spill_revision = ~0u;  // no longer there: the bank's copy is what is left
-        b->spill_generation = 0;
+        TakeBankCopy(*b);
       } else {
         Gone(*b, true);
       }

@@ -59,6 +59,7 @@ bool Store::WantsPut(const Caller& caller, const wire::Put& put, wire::PutReply*
   if (put.durability == Durability::kPersistent) return true;  // what is held may have to be banked
   for (const BlockHash& hash : put.hashes) {
     BlockRef block = impl_->blocks.Find({caller.tenant, put.context, hash});
+    impl_->DropIfExpired(&block);
     if (!block || !block->visible() || !block->Covers(put.shard) ||
         (put.quality > block->effective && put.quality > block->quality))
       return true;
@@ -171,7 +172,7 @@ void Store::Put(const Caller& caller, const wire::Put& put, std::vector<KvView> 
     }
     // Held already, and the caller wants it to outlast us: it goes to the bank now.
     if (!writer && begun.code() == StatusCode::kExists && block && block->visible() &&
-        put.durability == Durability::kPersistent && !block->bank) {
+        put.durability == Durability::kPersistent) {
       ++op->waiting;
       s.Persist(block, [op, b, n = put.layer_count](Status banked) {
         if (!banked.ok())
@@ -273,11 +274,12 @@ void Store::Impl::EncodeBatch(const std::shared_ptr<PutOp>& op, StoreContext& ct
             writer.taken[static_cast<size_t>(w->layer - writer.shard.layer_begin)] = false;
             op->Fail(w->slot, result);
             w->extent.Retire();
-            if (writer.aborted || writer.encoding > 0) continue;
-            // A block that can never be completed as it is: the caller may put it again.
+            if (writer.aborted) continue;
+            // Input that cannot be coded refuses the whole block: bad input changes nothing.
             const bool untouched =
+                writer.encoding == 0 &&
                 std::none_of(writer.taken.begin(), writer.taken.end(), [](bool t) { return t; });
-            if (untouched) Abort(w->block, w->writer);
+            if (untouched || result.code() == StatusCode::kInvalid) Abort(w->block, w->writer);
             continue;
           }
           const size_t at = static_cast<size_t>(w->layer - writer.shard.layer_begin);

@@ -53,9 +53,12 @@ void Store::Impl::Adopt(record::BlockMeta meta, Tier from) {
   if (to_bank) {
     block->bank = std::make_unique<record::BlockMeta>(meta);
     block->durability = Durability::kPersistent;
-    // The bank is read first or last: its copy counts unless the spill has the same generation.
-    if (block->spill_generation == block->generation && block->generation >= meta.generation)
+    // The spill was read before: its copy goes on unless the bank has more of the block.
+    if (SpillHolds(*block) && block->generation >= meta.generation &&
+        block->shards.size() >= meta.shards.size())
       return;
+    block->spill_generation = 0;
+    block->shards = meta.shards;
     block->generation = meta.generation;
   } else {
     block->generation = meta.generation;

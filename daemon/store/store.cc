@@ -71,7 +71,7 @@ void Store::Impl::NeedTick() {
 void Store::Impl::Gone(Block& block, bool on_disk_too) {
   UnbookAll(block);
   Uncharge(block);
-  for (const auto& writer : block.writers) writer->aborted = true;
+  for (const auto& writer : std::exchange(block.writers, {})) EndWriter(block, writer);
   for (const Segment& s : block.segments) {
     UseBasis(*block.context, s.basis, -1);
     block.tenant->charged -= std::min<uint64_t>(block.tenant->charged, s.bytes);
@@ -86,14 +86,17 @@ void Store::Impl::Gone(Block& block, bool on_disk_too) {
   }
   if (block.context != nullptr && block.visible()) --block.context->blocks;
   if (on_disk_too) {
-    if (spill != nullptr && block.spill_generation != 0)
+    // Also what is on its way: a deletion comes after the write that was asked for before it.
+    if (spill != nullptr && (block.spill_generation != 0 || block.spilling))
       spill->DeleteBlock(block.key, [](Status) {});
-    if (bank != nullptr && block.bank) bank->DeleteBlock(block.key, [](Status) {});
+    if (bank != nullptr && (block.bank || block.banking))
+      bank->DeleteBlock(block.key, [](Status) {});
   }
   for (auto& waiter : std::exchange(block.loaded, {}))
     loop.Post([waiter = std::move(waiter)] {
       waiter(Status(StatusCode::kMiss, "the block was dropped"));
     });
+  if (block.pinned) pinned_bytes -= std::exchange(block.pinned_bytes, 0);
   BlockRef keep = blocks.Find(block.key);
   block.To(BlockState::kGone);
   blocks.Erase(block);

@@ -88,18 +88,25 @@ struct Store::Impl {
                                      size_t i, BlockRef* block, Status* status);
   void SegmentEncoded(const BlockRef& block, const std::shared_ptr<Writer>& writer);
   void Commit(const BlockRef& block, const std::shared_ptr<Writer>& writer);
+  void FreeRoom(const Block& block, const Writer& writer);
+  void EndWriter(Block& block, const std::shared_ptr<Writer>& writer);  // gives back what it held
   void Abort(const BlockRef& block, const std::shared_ptr<Writer>& writer);
+  void DropIfExpired(BlockRef* block);  // an expired one is as good as none
 
   // ---- disk.cc
   void EnsureRows(StoreContext& ctx, SpillStore& store, bool bank, const Block& block);
   record::BlockMeta MetaOf(const Block& block) const;
-  void WriteBlock(const BlockRef& block, SpillStore& store, bool bank,
+  void WriteBlock(const BlockRef& block, SpillStore& store, bool to_bank, record::BlockMeta meta,
                   std::function<void(Status)> done);
   void Persist(const BlockRef& block, std::function<void(Status)> done);
   void PersistHistory(const BlockRef& block);
   void Spill(const BlockRef& block);
-  bool HasDiskCopy(const Block& block) const;
-  void ToSpilled(Block& block);  // REQUIRES a disk copy
+  // The bank has all that was committed of it, not only its first writer's shard.
+  bool BankHolds(const Block& block) const;
+  bool SpillHolds(const Block& block) const;
+  bool HasDiskCopy(const Block& block) const { return SpillHolds(block) || BankHolds(block); }
+  void TakeBankCopy(Block& block);  // what is spilled is from now on the bank's copy
+  void ToSpilled(Block& block);     // REQUIRES a disk copy
   void Load(const BlockRef& block, std::function<void(const Status&)> done);
   void FinishLoad(const BlockRef& block, Status status);
   void Adopt(record::BlockMeta meta, Tier from);  // at start

@@ -1,10 +1,41 @@
 // The life of a writer: begun by the first segment of a block's shard, committed when the shard is
 // complete, aborted when its client dies or takes too long (design 5).
 #include <algorithm>
+#include <cassert>
 
 #include "daemon/store/store_impl.h"
 
 namespace dyna {
+namespace {
+
+bool Overlap(const Shard& a, const Shard& b) {
+  return a.layer_begin < b.layer_end && b.layer_begin < a.layer_end && a.head_begin < b.head_end &&
+         b.head_begin < a.head_end;
+}
+bool Within(const Shard& inner, const Shard& outer) {
+  return outer.layer_begin <= inner.layer_begin && inner.layer_end <= outer.layer_end &&
+         outer.head_begin <= inner.head_begin && inner.head_end <= outer.head_end;
+}
+
+// Shards of a block do not overlap: a segment is named by its layer and first head. One that holds
+// all the others takes their place (`wider`); anything else is another split of the same model.
+Status CheckSplit(const Block& block, const Shard& shard, bool* wider) {
+  bool overlaps = false, holds_all = true;
+  for (const Shard& other : block.shards) {
+    overlaps |= Overlap(shard, other);
+    holds_all &= Within(other, shard);
+  }
+  for (const auto& writer : block.writers)
+    if (!writer->aborted && Overlap(shard, writer->shard))
+      return {StatusCode::kRetry, "another split of this block is being written", 10};
+  *wider = overlaps && holds_all;
+  if (overlaps && !holds_all)
+    return Invalid(
+        "shard: overlaps heads or layers of this block that were put with another split");
+  return {};
+}
+
+}  // namespace
 
 std::shared_ptr<Writer> Store::Impl::BeginBlock(const Caller& caller, StoreContext& ctx,
                                                 const wire::Put& put, size_t i, BlockRef* out,
@@ -20,6 +51,7 @@ std::shared_ptr<Writer> Store::Impl::BeginBlock(const Caller& caller, StoreConte
     *status = Invalid("index " + std::to_string(index) + " contradicts the parent's, which is " +
                       std::to_string(known->index));
   BlockRef block = blocks.Find(key);
+  DropIfExpired(&block);
   if (block && (block->index != index || block->parent != parent || block->opaque))
     *status = Invalid("block " + std::to_string(index) + " is known with another parent or index");
   if (!status->ok()) return nullptr;
@@ -36,10 +68,23 @@ std::shared_ptr<Writer> Store::Impl::BeginBlock(const Caller& caller, StoreConte
     for (const auto& writer : block->writers) {
       if (writer->aborted || writer->shard != put.shard) continue;
       if (writer->session == caller.session) return writer;
-      *status = Status(StatusCode::kExists, "");  // first commit wins; the other is on its way
+      // First commit wins; but what outlives the daemon is acknowledged only when it does.
+      *status = put.durability == Durability::kPersistent
+                    ? Status(StatusCode::kRetry, "another client is writing this block", 10)
+                    : Status(StatusCode::kExists, "");
       return nullptr;
     }
-  if (block && block->state() == BlockState::kSpilled && !better) {
+  bool wider = false;
+  if (block && !covered && !(*status = CheckSplit(*block, put.shard, &wider)).ok()) return nullptr;
+  if (better && block->bank && covered &&
+      std::any_of(block->shards.begin(), block->shards.end(),
+                  [&](const Shard& other) { return !Within(other, put.shard); })) {
+    *status = Unsupported(
+        "a durable block of several shards cannot be replaced by one of them: "
+        "delete it first");
+    return nullptr;
+  }
+  if (block && block->state() == BlockState::kSpilled && !better && !wider) {
     Load(block, [](const Status&) {});
     *status = Status(StatusCode::kRetry, "the block's other shards are being read back", 10);
     return nullptr;
@@ -74,7 +119,7 @@ std::shared_ptr<Writer> Store::Impl::BeginBlock(const Caller& caller, StoreConte
   writer->shard = put.shard;
   writer->quality = put.quality;
   writer->durability = put.durability;
-  writer->replaces = covered && better;
+  writer->replaces = (covered && better) || wider;
   writer->expires_at_ms = put.ttl_ms == 0 ? 0 : clock.UnixMillis() + put.ttl_ms;
   writer->started = clock.Now();
   const size_t layers = static_cast<size_t>(put.shard.layer_end - put.shard.layer_begin);
@@ -96,30 +141,48 @@ std::shared_ptr<Writer> Store::Impl::BeginBlock(const Caller& caller, StoreConte
   return writer;
 }
 
-void Store::Impl::Abort(const BlockRef& block, const std::shared_ptr<Writer>& writer) {
+void Store::Impl::EndWriter(Block& block, const std::shared_ptr<Writer>& writer) {
   writer->aborted = true;
   ++counts.aborted_puts;
   for (Segment& s : writer->segments) {
-    if (s.bytes != 0) UseBasis(*block->context, s.basis, -1);
+    if (s.bytes != 0) UseBasis(*block.context, s.basis, -1);
     s.extent.Retire();
   }
-  if (auto it = sessions.find(writer->session); it != sessions.end()) {
-    it->second.open_puts -= std::min(it->second.open_puts, 1u);
-    it->second.open_bytes -= std::min(it->second.open_bytes, writer->reserved);
-  }
+  FreeRoom(block, *writer);
+}
+
+// Its session may begin another put.
+void Store::Impl::FreeRoom(const Block& block, const Writer& writer) {
+  auto it = sessions.find(writer.session);
+  if (it == sessions.end()) return;
+  Session& session = it->second;
+  session.open_puts -= std::min(session.open_puts, 1u);
+  session.open_bytes -= std::min(session.open_bytes, writer.reserved);
+  std::erase_if(session.writing, [&](const auto& w) {
+    const BlockRef other = w.lock();
+    return !other || other.get() == &block;
+  });
+}
+
+void Store::Impl::Abort(const BlockRef& block, const std::shared_ptr<Writer>& writer) {
   std::erase(block->writers, writer);
+  EndWriter(*block, writer);
   if (block->state() == BlockState::kWriting && block->writers.empty()) Gone(*block, false);
+}
+
+void Store::Impl::DropIfExpired(BlockRef* block) {
+  if (!*block || !(*block)->visible() || (*block)->leases > 0 || (*block)->expires_at_ms == 0 ||
+      (*block)->expires_at_ms > clock.UnixMillis())
+    return;
+  ++counts.expired_blocks;
+  Gone(**block, true);
+  block->reset();
 }
 
 void Store::Impl::Commit(const BlockRef& ref, const std::shared_ptr<Writer>& writer) {
   Block& block = *ref;
   StoreContext& ctx = *block.context;
-  if (auto it = sessions.find(writer->session); it != sessions.end()) {
-    it->second.open_puts -= std::min(it->second.open_puts, 1u);
-    it->second.open_bytes -= std::min(it->second.open_bytes, writer->reserved);
-    std::erase_if(it->second.writing, [&](const auto& w) { return w.lock() == ref; });
-    if (it->second.open_puts == 0) sessions.erase(it);
-  }
+  FreeRoom(block, *writer);
   std::erase(block.writers, writer);
   UnbookAll(block);
 
@@ -142,16 +205,17 @@ void Store::Impl::Commit(const BlockRef& ref, const std::shared_ptr<Writer>& wri
       ++resident;
     }
     ++block.generation;
+    ++block.epoch;
     block.revision = 0;
     block.segments.clear();
     block.cells.clear();
     block.shards.clear();
     block.history.clear();
     block.spill_generation = 0;  // the old copy is overwritten by the next spill
-  } else if (block.state() == BlockState::kSpilled) {
-    // It left for the disk while this shard was being written: the newcomer alone would be a hole.
-    for (Segment& s : writer->segments) UseBasis(ctx, s.basis, -1);
-    return;
+  } else {
+    // Nobody drops the rest of a block that is being written: the newcomer alone would be a hole.
+    assert(block.state() == BlockState::kResident);
+    ++block.revision;  // a copy that is on its way to a disk is not the whole any more
   }
   block.quality =
       fresh || writer->replaces ? writer->quality : std::min(block.quality, writer->quality);

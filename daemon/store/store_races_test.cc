@@ -1,0 +1,142 @@
+// What happens to a block while something else is happening to it.
+#include <gtest/gtest.h>
+
+#include "daemon/store/store_harness.h"
+
+namespace dyna {
+namespace {
+
+using testing::StoreHarness;
+
+TEST(StoreRaces, TwoPersistentShardsBothSurvive) {
+  StoreHarness s;
+  for (uint16_t head = 0; head < 2; ++head) {
+    wire::Put part = s.Request(1, 0);
+    part.durability = Durability::kPersistent;
+    part.shard = {0, StoreHarness::kLayers, head, static_cast<uint16_t>(head + 1)};
+    ASSERT_TRUE(s.Put(part, StoreHarness::Data(1)).status.ok());
+  }
+  ASSERT_LT(s.ErrorOf(1), 1e-3);
+  s.Restart();
+  EXPECT_LT(s.ErrorOf(1), 1e-3) << "acknowledged persistent";
+}
+
+TEST(StoreRaces, DeletingAHalfWrittenBlockFreesTheSessionsRoom) {
+  StoreHarness s;
+  wire::Put half = s.Request(1, 0);
+  half.layer_count = 1;
+  ASSERT_TRUE(s.Put(half, StoreHarness::Data(1)).status.ok());
+  s.store->Delete(s.caller, {s.context, {StoreHarness::Name(1)}});
+  s.Settle();
+  EXPECT_EQ(s.store->stats().writing_blocks, 0u);
+  s.clock.Advance(std::chrono::seconds(60));
+  s.Settle();
+  EXPECT_EQ(s.store->stats().writing_blocks, 0u) << "after the time-out";
+  EXPECT_FALSE(s.store->NeedsClock());
+}
+
+TEST(StoreRaces, ClearDuringABankWriteStaysCleared) {
+  StoreHarness s;
+  s.bank->Hold();
+  wire::Put put = s.Request(1, 0);
+  put.durability = Durability::kPersistent;
+  auto data = StoreHarness::Data(1);
+  auto views = StoreHarness::Views(data, 0, 2, 0);
+  std::vector<KvView> src;
+  for (auto& v : views)
+    src.push_back(
+        {v.k, v.v, v.k_token_stride, v.k_head_stride, v.v_token_stride, v.v_head_stride, v.dtype});
+  s.store->Put(s.caller, put, src, {}, [](wire::PutReply) {});
+  s.Settle();
+  EXPECT_EQ(s.store->Clear(s.caller, {s.context}).count, 1u);
+  s.bank->ReleaseAll();
+  s.Settle();
+  s.Restart();
+  EXPECT_EQ(s.Lookup({1}).run, 0u) << "cleared blocks came back";
+}
+
+TEST(StoreRaces, ExpiredBlockIsNotExists) {
+  StoreHarness s;
+  wire::Put put = s.Request(1, 0);
+  put.ttl_ms = 1000;
+  ASSERT_TRUE(s.Put(put, StoreHarness::Data(1)).status.ok());
+  s.clock.Advance(std::chrono::seconds(2));
+  put.ttl_ms = 0;
+  (void)s.Put(put, StoreHarness::Data(1));
+  EXPECT_LT(s.ErrorOf(1), 1e-3);
+}
+
+TEST(StoreRaces, ShardCommittedWhileTheFirstIsOnItsWayToDisk) {
+  StoreHarness s;
+  wire::Put part = s.Request(1, 0);
+  part.shard = {0, StoreHarness::kLayers, 0, 1};
+  ASSERT_TRUE(s.Put(part, StoreHarness::Data(1)).status.ok());
+  s.spill->Hold();
+  s.store->SetBudget(1024);  // everything must go
+  s.Settle();
+  s.store->SetBudget(0);
+  part.shard = {0, StoreHarness::kLayers, 1, 2};
+  auto reply = s.Put(part, StoreHarness::Data(1));
+  const bool acked = reply.status.ok();
+  s.spill->ReleaseAll();
+  for (int i = 0; i < 5; ++i) s.Settle();
+  ASSERT_TRUE(acked) << reply.status.ToString();
+  EXPECT_LT(s.ErrorOf(1), 0.02) << "an acknowledged shard was dropped";
+}
+
+TEST(StoreRaces, DamagedSpillCopyFallsBackToTheBank) {
+  StoreHarness s;
+  ASSERT_TRUE(s.PutBlock(1, 0, QualityClass::kBalanced, Durability::kPersistent).ok());
+  ASSERT_TRUE(s.PutBlock(2, 1).ok());
+  s.store->SetBudget(1024);
+  for (int i = 0; i < 5; ++i) s.Settle();
+  s.store->SetBudget(0);
+  const record::BlockKey key{s.caller.tenant, s.context, StoreHarness::Name(1)};
+  if (s.spill_disk->blocks.count(key) != 0) s.spill->Damage(key, {PartId::Kind::kSegment, 0, 0});
+  EXPECT_LT(s.ErrorOf(1), 1e-3);
+}
+
+TEST(StoreRaces, RestartTakesTheBankWhereTheSpillHasLess) {
+  StoreHarness s;
+  for (uint16_t head = 0; head < 2; ++head) {
+    wire::Put part = s.Request(1, 0);
+    part.durability = Durability::kPersistent;
+    part.shard = {0, StoreHarness::kLayers, head, static_cast<uint16_t>(head + 1)};
+    ASSERT_TRUE(s.Put(part, StoreHarness::Data(1)).status.ok());
+    if (head != 0) continue;
+    const record::BlockKey key{s.caller.tenant, s.context, StoreHarness::Name(1)};
+    s.spill_disk->blocks[key] = s.bank_disk->blocks[key];  // an older copy of half of it
+    s.spill_disk->rows = s.bank_disk->rows;
+  }
+  s.Restart();
+  EXPECT_LT(s.ErrorOf(1), 1e-3);
+}
+
+TEST(StoreRaces, RefusedPutLeavesNothing) {
+  StoreHarness s;
+  auto bad = StoreHarness::Data(1);
+  bad.back() = INFINITY;
+  EXPECT_EQ(s.Put(s.Request(1, 0), bad).status.code(), StatusCode::kInvalid);
+  EXPECT_EQ(s.Lookup({1}).hits[0].status, StatusCode::kMiss);
+  EXPECT_EQ(s.arena->used_bytes(), 0u);
+  EXPECT_EQ(s.store->stats().writing_blocks, 0u);
+}
+
+TEST(StoreRaces, WiderShardReplacesAndAnotherSplitIsRefused) {
+  StoreHarness s;
+  wire::Put part = s.Request(1, 0);
+  part.shard = {0, 1, 0, 1};
+  part.layer_count = 1;
+  ASSERT_TRUE(s.Put(part, StoreHarness::Data(1)).status.ok());
+  wire::Put crossing = s.Request(1, 0);
+  crossing.shard = {0, 2, 0, 1};
+  ASSERT_TRUE(s.Put(crossing, StoreHarness::Data(1)).status.ok()) << "holds all that was there";
+  part.shard = {1, 2, 0, 2};
+  part.layer_begin = 1;
+  EXPECT_EQ(s.Put(part, StoreHarness::Data(1)).status.code(), StatusCode::kInvalid);
+  ASSERT_TRUE(s.PutBlock(1, 0).ok());
+  EXPECT_LT(s.ErrorOf(1), 1e-3);
+}
+
+}  // namespace
+}  // namespace dyna
