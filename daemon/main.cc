@@ -10,6 +10,7 @@
 #include "daemon/config/config.h"
 #include "daemon/config/machine.h"
 #include "daemon/server/server.h"
+#include "daemon/server/store_mapping.h"
 
 #ifndef DYNA_VERSION
 #define DYNA_VERSION "0.0.0"
@@ -42,6 +43,7 @@ Result<config::Options> OptionsFrom(const Arguments& a) {
   if (a.admin_port)
     DYNA_RETURN_IF_ERROR(config::Set(options, "admin.port", std::to_string(*a.admin_port)));
   DYNA_RETURN_IF_ERROR(config::Validate(options));
+  DYNA_RETURN_IF_ERROR(CheckPolicy(options));
   return config::Resolve(options, config::ThisMachine());
 }
 

@@ -67,10 +67,10 @@ uint32_t Shift(uint32_t crc) {
 
 template <bool kCopy>
 __attribute__((target("sse4.2"))) inline uint64_t Step(uint64_t crc, const std::byte* from,
-                                                       std::byte* to) {
+                                                       std::byte* to, size_t at) {
   uint64_t word;
-  std::memcpy(&word, from, 8);
-  if constexpr (kCopy) std::memcpy(to, &word, 8);
+  std::memcpy(&word, from + at, 8);
+  if constexpr (kCopy) std::memcpy(to + at, &word, 8);  // without a copy `to` is null
   return _mm_crc32_u64(crc, word);
 }
 
@@ -81,16 +81,16 @@ __attribute__((target("sse4.2"))) uint32_t ByInstruction(const std::byte* p, std
   while (n - at >= 3 * kStream) {
     uint64_t a = crc, b = 0, c = 0;
     for (size_t end = at + kStream; at < end; at += 8) {
-      a = Step<kCopy>(a, p + at, to + at);
-      b = Step<kCopy>(b, p + at + kStream, to + at + kStream);
-      c = Step<kCopy>(c, p + at + 2 * kStream, to + at + 2 * kStream);
+      a = Step<kCopy>(a, p, to, at);
+      b = Step<kCopy>(b, p, to, at + kStream);
+      c = Step<kCopy>(c, p, to, at + 2 * kStream);
     }
     at += 2 * kStream;
     crc = Shift(Shift(static_cast<uint32_t>(a)) ^ static_cast<uint32_t>(b)) ^
           static_cast<uint32_t>(c);
   }
   uint64_t tail = crc;
-  for (; n - at >= 8; at += 8) tail = Step<kCopy>(tail, p + at, to + at);
+  for (; n - at >= 8; at += 8) tail = Step<kCopy>(tail, p, to, at);
   crc = static_cast<uint32_t>(tail);
   for (; at < n; ++at) {
     const std::byte byte = p[at];

@@ -4,6 +4,7 @@
 #include <span>
 #include <string>
 
+#include "daemon/policy/policy.h"
 #include "schemas/sha256.h"
 
 namespace dyna {
@@ -12,6 +13,11 @@ TenantId NameOf(const std::string& text) {
   return Sha256Name(std::as_bytes(std::span(text.data(), text.size())));
 }
 }  // namespace
+
+Status CheckPolicy(const config::Options& o) {
+  auto made = MakePolicy(StoreOptionsOf(o).policy);
+  return made.status();
+}
 
 StoreOptions StoreOptionsOf(const config::Options& o) {
   StoreOptions s;

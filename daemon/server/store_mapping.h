@@ -7,6 +7,8 @@
 
 namespace dyna {
 
+// INVALID naming policy.name where no policy is called that.
+Status CheckPolicy(const config::Options& options);
 StoreOptions StoreOptionsOf(const config::Options& options);
 NetLimits NetLimitsOf(const config::Options& options);
 UcxOptions UcxOptionsOf(const config::Options& options);

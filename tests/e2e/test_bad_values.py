@@ -172,10 +172,7 @@ def test_a_disk_that_takes_no_more(new_daemon: Callable[..., Daemon]) -> None:
         ("[arena]\nbyte = 1\n", ["arena.byte", "arena.bytes"]),
         ("[sevrer]\nsocket = 'x'\n", ["sevrer", "server"]),
         ("[budget]\nheadroom = 7.0\n", ["budget.headroom"]),
-        pytest.param(
-            "[policy]\nname = 'dynacompres'\n", ["policy.name", "dynacompress"],
-            marks=pytest.mark.xfail(reason="only a start checks the policy's name", strict=True),
-        ),
+        ("[policy]\nname = 'dynacompres'\n", ["policy.name", "dynacompress"]),
         ("[admin]\nport = 99999\n", ["admin.port"]),
         ("[arena]\nbytes = 'many'\n", ["arena.bytes"]),
         ("[limits]\nclients = 9223372036854775807\n", ["limits.clients"]),
