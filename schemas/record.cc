@@ -149,6 +149,9 @@ Result<Row> Read(const fb::Block& b) {
     return Shard{s.layer_begin(), s.layer_end(), s.head_begin(), s.head_end()};
   });
   const uint32_t bases = b.bases() == nullptr ? 0 : b.bases()->size();
+  // The verifier aligns a vector's length; these elements want more.
+  if (bases != 0 && reinterpret_cast<uintptr_t>(b.bases()->Data()) % alignof(BasisName) != 0)
+    return Invalid("block.bases: misaligned");
   bool dangling = false;
   m.segments = Copy<SegmentEntry>(b.segments(), [&](const fb::Segment& s) {
     dangling |= s.basis() > bases;

@@ -42,6 +42,9 @@ std::vector<T> Copy(const flatbuffers::Vector<Fb>* v, size_t min, size_t max, co
   const size_t n = Size(v);
   door.Require(n >= min, what);
   if (!door.Require(n <= max, what, StatusCode::kTooLarge)) return {};
+  // The verifier aligns a vector's length; its elements may want more.
+  if (n != 0 && !door.Require(reinterpret_cast<uintptr_t>(v->Data()) % alignof(T) == 0, what))
+    return {};
   std::vector<T> out(n);
   for (size_t i = 0; i < n; ++i) out[i] = static_cast<T>(v->Get(static_cast<uint32_t>(i)));
   return out;

@@ -385,8 +385,8 @@ TEST_P(CodecTest, AScaleAboveLog8FallsBackToPlain8) {
 
 TEST_P(CodecTest, OneBadJobFailsAlone) {
   MakeModel(64, 1, Frame::kPre);
-  Coded a = Encode({{kind::kPlain8, kind::VBits(8)}}),
-        b = Encode({{kind::kPlain8, kind::VBits(8)}});
+  const std::vector<TilePlan> plain = {{kind::kPlain8, kind::VBits(8)}};  // jobs keep a view of it
+  Coded a = Encode(plain), b = Encode(plain);
   std::vector<EncodeJob> jobs = {a.job, b.job};
   jobs[0].basis = nullptr;
   const std::vector<TilePlan> level = {{kind::Level(1), kind::VBits(2)}};

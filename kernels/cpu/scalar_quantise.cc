@@ -96,7 +96,7 @@ codec::KScale QuantiseChannel(const float* y, int width, uint64_t rows, uint8_t*
 QuantiseResult QuantiseK(const float* y, int channels, int run, int width, uint64_t rows,
                          uint16_t* m, std::byte* scales, std::byte* codes, ErrorSums* sums) {
   const size_t run_bytes = static_cast<size_t>(8 * run * width);
-  std::memset(codes, 0, run_bytes * static_cast<size_t>(channels / run));
+  if (width > 0) std::memset(codes, 0, run_bytes * static_cast<size_t>(channels / run));
   for (int c = 0; c < channels; ++c) {
     float value[kLanes];
     uint8_t code[kLanes] = {};
