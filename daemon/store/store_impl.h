@@ -1,12 +1,13 @@
 // The store's state, shared by the files that implement its verbs: each file is one of them.
 //
 //   store.cc     the facade, tenants, sessions, stats     put.cc     admit, encode
-//   writer.cc    begin, commit, abort
-//   lookup.cc    hits, leases                             fetch.cc   decode, as stored
+//   writer.cc    begin, commit, abort                     lookup.cc  hits, leases
+//   fetch.cc     decode, as stored
 //   report.cc    statistics -> history -> weights         learn.cc   moments -> bases
 //   placement.cc the price book and what new tiles take   pressure.cc  demote, move, evict, compact
-//   disk.cc      spill, bank, read-back                   recover.cc start and stop
-//   manage.cc    delete, clear, pin, opaque               inspect.cc facts for people
+//   disk.cc      spill, bank                              load.cc    read back
+//   recover.cc   start and stop                           manage.cc  delete, clear, pin, opaque
+//   inspect.cc   facts for people
 #pragma once
 
 #include <deque>
@@ -105,8 +106,10 @@ struct Store::Impl {
   bool BankHolds(const Block& block) const;
   bool SpillHolds(const Block& block) const;
   bool HasDiskCopy(const Block& block) const { return SpillHolds(block) || BankHolds(block); }
+  void ToSpilled(Block& block);  // REQUIRES a disk copy
+
+  // ---- load.cc
   void TakeBankCopy(Block& block);  // what is spilled is from now on the bank's copy
-  void ToSpilled(Block& block);     // REQUIRES a disk copy
   void Load(const BlockRef& block, std::function<void(const Status&)> done);
   void FinishLoad(const BlockRef& block, Status status);
   void Adopt(record::BlockMeta meta, Tier from);  // at start

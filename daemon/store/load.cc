@@ -1,0 +1,172 @@
+// What comes back from the disks: a whole block at a time, verified before it is served.
+#include "client/base/log.h"
+#include "daemon/store/history_record.h"
+#include "daemon/store/store_impl.h"
+
+namespace dyna {
+
+void Store::Impl::TakeBankCopy(Block& block) {
+  const record::BlockMeta& m = *block.bank;
+  for (const Segment& s : block.segments) {
+    UseBasis(*block.context, s.basis, -1);
+    block.tenant->charged -= std::min<uint64_t>(block.tenant->charged, s.bytes);
+  }
+  block.segments.clear();
+  ++block.epoch;
+  uint32_t cell = 0;
+  for (const record::SegmentEntry& e : m.segments) {
+    Segment s;
+    s.layer = e.layer;
+    s.head_begin = e.head_begin;
+    s.kv_heads = m.opaque ? uint16_t{1} : e.kv_heads;
+    s.basis = e.basis;
+    s.bytes = e.bytes;
+    s.cell = cell;
+    s.nmse = m.nmse;
+    cell += e.kv_heads;
+    UseBasis(*block.context, e.basis, +1);
+    block.tenant->charged += e.bytes;
+    block.segments.push_back(std::move(s));
+  }
+  block.cells = m.cells;
+  block.shards = m.shards;
+  block.generation = m.generation;
+  block.revision = m.revision;
+  block.spill_generation = 0;
+  Appraise(block);
+}
+
+void Store::Impl::Load(const BlockRef& block, std::function<void(const Status&)> done) {
+  if (block->state() == BlockState::kResident) {
+    done({});
+    return;
+  }
+  block->loaded.push_back(std::move(done));
+  if (block->loading) return;  // joins the read that is under way
+  block->loading = true;
+  const bool from_spill = SpillHolds(*block);
+  SpillStore* store = from_spill ? spill : bank;
+  struct Read {
+    std::vector<Extent> extents;
+    std::vector<std::byte> history;
+    std::vector<std::shared_ptr<const Basis>> bases;
+    std::vector<Status> checked;
+  };
+  auto read = std::make_shared<Read>();
+  if (store == nullptr) {
+    FinishLoad(block, {StatusCode::kMiss, "its tier is not there any more"});
+    return;
+  }
+  BlockRead request;
+  request.key = block->key;
+  request.generation = block->generation;
+  const uint32_t beside =
+      !from_spill && block->bank ? block->bank->history_bytes : block->history_on_disk;
+  uint64_t total = 0;
+  const uint64_t room = block->segment_bytes();
+  if (!Fits(room)) {  // for all of it at once: room for one segment would never end
+    wanted_room = std::max(wanted_room, room + size_t{kArenaUnit} * block->segments.size());
+    NeedTick();
+    FinishLoad(block, {StatusCode::kRetry, "room is being made to read the block back", 5});
+    return;
+  }
+  for (Segment& s : block->segments) {
+    auto extent = Reserve(s.bytes, block->serial);
+    if (!extent.ok()) {
+      FinishLoad(block, extent.status());
+      return;
+    }
+    total += s.bytes;
+    request.parts.push_back(
+        {{PartId::Kind::kSegment, s.layer, s.head_begin}, extent->bytes().first(s.bytes)});
+    read->extents.push_back(std::move(*extent));
+    read->bases.push_back(block->opaque ? nullptr : block->context->Share(s.basis));
+  }
+  read->history.resize(beside);
+  if (beside != 0) request.parts.push_back({kHistoryPart, read->history});
+  const uint32_t epoch = block->epoch;
+  ++in_flight;
+  store->ReadParts(
+      std::move(request), [this, block, read, epoch, total](std::vector<Status> statuses) {
+        --in_flight;
+        Status bad;
+        for (size_t i = 0; i < read->extents.size(); ++i)
+          if (!statuses[i].ok() && bad.ok()) bad = statuses[i];
+        if (bad.code() == StatusCode::kInvalid)  // not of the length that its row promised
+          bad = Status(StatusCode::kMiss, std::string(bad.message()));
+        if (!bad.ok() || block->state() != BlockState::kSpilled || block->epoch != epoch) {
+          if (bad.ok()) bad = Status(StatusCode::kRetry, "the block moved on while it was read", 1);
+          FinishLoad(block, bad);
+          if (in_flight == 0 && on_idle) on_idle();
+          return;
+        }
+        RunCodec(
+            total,
+            [read, opaque = block->opaque,
+             lengths =
+                 [&] {
+                   std::vector<uint32_t> out;
+                   for (const Segment& s : block->segments) out.push_back(s.bytes);
+                   return out;
+                 }()] {
+              for (size_t i = 0; i < read->extents.size() && !opaque; ++i) {
+                const auto bytes = read->extents[i].bytes().first(lengths[i]);
+                Status status = VerifySegmentChecksum(bytes);
+                if (status.ok()) status = ParseSegment(bytes, read->bases[i].get()).status();
+                read->checked.push_back(std::move(status));
+              }
+            },
+            [this, block, read, epoch] {
+              Status status;
+              for (const Status& c : read->checked)
+                if (!c.ok() && status.ok()) status = Status(StatusCode::kMiss, c.ToString());
+              if (!status.ok()) {
+                ++counts.damaged_segments;
+                LogWarn("block {}: damaged on disk, served as a miss: {}", block->index,
+                        status.message());
+              } else if (block->state() != BlockState::kSpilled || block->epoch != epoch) {
+                status = Status(StatusCode::kRetry, "the block moved on while it was read", 1);
+              } else {
+                for (size_t i = 0; i < read->extents.size(); ++i)
+                  block->segments[i].extent = std::move(read->extents[i]);
+                block->history = UnpackHistory(read->history, BlockHashHasher{}(block->key.hash));
+                if (block->history.size() != block->shards.size()) block->history.clear();
+              }
+              FinishLoad(block, status);
+            });
+      });
+}
+
+void Store::Impl::FinishLoad(const BlockRef& block, Status status) {
+  block->loading = false;
+  if (status.ok()) {
+    block->To(BlockState::kResident);
+    ++resident;
+    for (const Segment& s : block->segments)
+      if (!block->opaque)
+        raw_bytes +=
+            2 * s.kv_heads *
+            RawTileBytes(block->context->spec.layers[s.layer].head_dim, block->context->spec.dtype);
+    Charge(*block);
+    BookAll(*block);
+    ++counts.loaded_blocks;
+  } else {
+    ++counts.load_failures;
+    // A damaged or missing record is a miss from now on; a full arena is not its fault.
+    if (status.code() == StatusCode::kMiss && block->state() == BlockState::kSpilled) {
+      const auto waiters = std::exchange(block->loaded, {});
+      if (SpillHolds(*block) && block->bank) {  // what was promised is in the other database
+        spill->DeleteBlock(block->key, [](Status) {});
+        TakeBankCopy(*block);
+        for (const auto& waiter : waiters) Load(block, waiter);
+        return;
+      }
+      Gone(*block, true);
+      for (const auto& waiter : waiters) waiter(status);
+      return;
+    }
+  }
+  for (const auto& waiter : std::exchange(block->loaded, {})) waiter(status);
+}
+
+}  // namespace dyna
