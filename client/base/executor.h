@@ -51,6 +51,11 @@ class ManualExecutor final : public Executor {
     return n;
   }
   size_t pending() const { return ready_.size() + timed_.size(); }
+  // As when the process dies: nothing of it runs.
+  void DropAll() {
+    ready_.clear();
+    timed_.clear();
+  }
 
  private:
   const Clock& clock_;

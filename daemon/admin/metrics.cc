@@ -161,6 +161,8 @@ const std::vector<Descriptor>& Table() {
       Counter("put_rejected_total", "Segments refused while encoding", VALUE(store.put_rejected)),
       Counter("put_aborted_total", "Puts given up: client gone, or too slow",
               VALUE(store.aborted_puts)),
+      Counter("illegal_transitions_total", "Defects: blocks dropped for an impossible change",
+              VALUE(store.illegal_transitions)),
       Counter("fetch_segments_total", "Segments served", VALUE(store.fetch_segments)),
       Family(kCounter, "fetch_bytes_total", "Bytes served, as stored and as the reader got them",
              {"form"},

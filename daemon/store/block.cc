@@ -1,7 +1,6 @@
 #include "daemon/store/block.h"
 
 #include <algorithm>
-#include <cassert>
 
 namespace dyna {
 namespace {
@@ -36,11 +35,12 @@ bool Writer::complete() const {
                      [](const Segment& s) { return s.bytes != 0; });
 }
 
-void Block::To(BlockState next) {
-  assert(kLegal[static_cast<int>(state_)][static_cast<int>(next)] && "illegal block transition");
+bool Block::To(BlockState next) {
+  if (!kLegal[static_cast<int>(state_)][static_cast<int>(next)]) return false;
   if (next == BlockState::kSpilled || next == BlockState::kGone)
     for (Segment& s : segments) s.extent.Retire();
   state_ = next;
+  return true;
 }
 
 uint64_t Block::segment_bytes() const {

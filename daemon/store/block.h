@@ -106,6 +106,8 @@ struct Block {
   uint32_t spill_generation = 0, spill_revision = 0;
   std::unique_ptr<record::BlockMeta> bank;  // what the bank acknowledged; null: nothing
   uint32_t history_on_disk = 0;             // bytes of the spilled history part
+  // Something of it, of whatever generation, is there or on its way: what a deletion must delete.
+  bool in_spill = false, in_bank = false;
   bool spilling = false, banking = false, loading = false;
   bool history_dirty = false;                 // newer than the bank's
   bool queued = false;                        // in the store's list of blocks to book again
@@ -116,8 +118,9 @@ struct Block {
   Block *newer = nullptr, *older = nullptr;  // BlockTable's recency list
 
   BlockState state() const { return state_; }
-  // The legal table of design 5; asserts. Entering kGone or kSpilled drops the extents.
-  void To(BlockState next);
+  // The legal table of design 5: false for what is not in it, and nothing changed
+  // (Store::Impl::Move is who asks). Entering kGone or kSpilled drops the extents.
+  [[nodiscard]] bool To(BlockState next);
   bool visible() const { return state_ == BlockState::kResident || state_ == BlockState::kSpilled; }
 
   uint64_t segment_bytes() const;  // encoded, of all segments

@@ -63,7 +63,11 @@ void Store::Impl::EnsureRows(StoreContext& ctx, SpillStore& store, bool to_bank,
   bool& have = to_bank ? ctx.row_in_bank : ctx.row_in_spill;
   if (!have) {
     have = true;
-    store.PutRow(record::ContextRow{ctx.tenant, ctx.fingerprint, ctx.spec}, [](Status) {});
+    store.PutRow(record::ContextRow{ctx.tenant, ctx.fingerprint, ctx.spec},
+                 [this, &have, to_bank](const Status& status) {
+                   have &= status.ok();
+                   rows_failed[to_bank] += !status.ok();
+                 });
   }
   for (const Segment& s : block.segments) {
     if (s.basis == 0) continue;
@@ -74,7 +78,12 @@ void Store::Impl::EnsureRows(StoreContext& ctx, SpillStore& store, bool to_bank,
     const auto object = use.basis->bytes();
     const auto* p = reinterpret_cast<const uint8_t*>(object.data());
     store.PutRow(record::BasisRow{ctx.tenant, ctx.fingerprint, s.basis, {p, p + object.size()}},
-                 [](Status) {});
+                 [this, &ctx, name = s.basis, to_bank](const Status& status) {
+                   if (status.ok()) return;
+                   ++rows_failed[to_bank];
+                   if (auto it = ctx.bases.find(name); it != ctx.bases.end())
+                     (to_bank ? it->second.in_bank : it->second.in_spill) = false;
+                 });
   }
 }
 
@@ -89,7 +98,6 @@ void Store::Impl::WriteBlock(const BlockRef& block, SpillStore& store, bool to_b
     std::vector<std::byte> history;
   };
   auto copy = std::make_shared<Copy>();
-  EnsureRows(*block->context, store, to_bank, *block);
   copy->meta = std::move(meta);
   copy->history = PackHistory(block->history);
   copy->meta.history_bytes = static_cast<uint32_t>(copy->history.size());
@@ -117,9 +125,10 @@ void Store::Impl::WriteBlock(const BlockRef& block, SpillStore& store, bool to_b
           if (!opaque) SealSegment(copy->segments.back());
         }
       },
-      [this, block, copy, &store, bytes, done = std::move(done)]() mutable {
+      [this, block, copy, &store, to_bank, epoch = block->epoch, bytes,
+       done = std::move(done)]() mutable {
         copy->refs.clear();
-        if (block->state() == BlockState::kGone || block->generation != copy->meta.generation) {
+        if (block->state() == BlockState::kGone || block->epoch != epoch) {
           disk_bytes -= bytes;  // dropped meanwhile: its row must not come after the deletion
           done({StatusCode::kCancelled, "the block was dropped while it was being written"});
           return;
@@ -129,14 +138,19 @@ void Store::Impl::WriteBlock(const BlockRef& block, SpillStore& store, bool to_b
         for (size_t i = 0; i < copy->segments.size(); ++i)
           write.parts.push_back({copy->ids[i], copy->segments[i]});
         if (!copy->history.empty()) write.parts.push_back({kHistoryPart, copy->history});
+        (to_bank ? block->in_bank : block->in_spill) = true;
+        EnsureRows(*block->context, store, to_bank, *block);
         ++in_flight;
-        store.PutBlock(std::move(write),
-                       [this, copy, bytes, done = std::move(done)](Status status) {
-                         disk_bytes -= bytes;
-                         --in_flight;
-                         done(std::move(status));
-                         if (in_flight == 0 && on_idle) on_idle();
-                       });
+        store.PutBlock(std::move(write), [this, copy, to_bank, rows = rows_failed[to_bank], bytes,
+                                          done = std::move(done)](Status status) {
+          disk_bytes -= bytes;
+          --in_flight;
+          // It may be one that an earlier write had asked for: none is told.
+          if (status.ok() && rows != rows_failed[to_bank])
+            status = {StatusCode::kRetry, "a row that it needs was not stored", 100};
+          done(std::move(status));
+          if (in_flight == 0 && on_idle) on_idle();
+        });
       });
 }
 
@@ -145,7 +159,7 @@ void Store::Impl::Persist(const BlockRef& block, std::function<void(Status)> don
     done(Unsupported("durability persistent: this daemon has no bank (bank.enabled)"));
     return;
   }
-  if (BankHolds(*block)) {
+  if (BankHolds(*block) && block->bank->expires_at_ms == block->expires_at_ms) {
     done({});
     return;
   }
@@ -173,19 +187,20 @@ void Store::Impl::Persist(const BlockRef& block, std::function<void(Status)> don
   if (block->bank && block->bank->generation == generation)
     KeepAcknowledged(*block->bank, meta.get());
   meta->history_bytes = static_cast<uint32_t>(PackHistory(block->history).size());
-  WriteBlock(block, *bank, true, *meta,
-             [block, generation, meta, done = std::move(done)](Status status) {
-               block->banking = false;
-               if (block->state() != BlockState::kGone && block->generation == generation) {
-                 if (status.ok())
-                   block->bank = std::make_unique<record::BlockMeta>(*meta);
-                 else if (!block->bank)
-                   block->durability = Durability::kVolatile;
-               }
-               if (!status.ok()) LogWarn("bank: block not stored: {}", status.ToString());
-               done(std::move(status));
-               for (auto& next : std::exchange(block->banked, {})) next();
-             });
+  WriteBlock(block, *bank, true, *meta, [block, meta, done = std::move(done)](Status status) {
+    block->banking = false;
+    // Also when another generation took its place meanwhile: the bank has this one, it is
+    // acknowledged, and it outlives the newcomer.
+    if (block->state() != BlockState::kGone) {
+      if (status.ok() && block->in_bank)
+        block->bank = std::make_unique<record::BlockMeta>(*meta);
+      else if (!block->bank)
+        block->durability = Durability::kVolatile;
+    }
+    if (!status.ok()) LogWarn("bank: block not stored: {}", status.ToString());
+    done(std::move(status));
+    for (auto& next : std::exchange(block->banked, {})) next();
+  });
 }
 
 // The bank's history follows the reports: same generation, so that the segments need not come
@@ -219,7 +234,23 @@ bool Store::Impl::SpillHolds(const Block& block) const {
          block.spill_generation == block.generation && block.spill_revision == block.revision;
 }
 
+void Store::Impl::DropSpillCopy(Block& block) {
+  block.spill_generation = 0;
+  if (!std::exchange(block.in_spill, false) || spill == nullptr) return;
+  spill->DeleteBlock(block.key, [](Status) {});
+}
+
+void Store::Impl::DropBankCopy(Block& block, std::function<void(Status)> done) {
+  block.bank.reset();
+  if (!std::exchange(block.in_bank, false) || bank == nullptr) {
+    done({});
+    return;
+  }
+  bank->DeleteBlock(block.key, std::move(done));
+}
+
 void Store::Impl::ToSpilled(Block& block) {
+  if (!Move(block, BlockState::kSpilled)) return;
   UnbookAll(block);
   Uncharge(block);
   for (const Segment& s : block.segments)
@@ -228,7 +259,6 @@ void Store::Impl::ToSpilled(Block& block) {
           2 * s.kv_heads *
           RawTileBytes(block.context->spec.layers[s.layer].head_dim, block.context->spec.dtype);
   --resident;
-  block.To(BlockState::kSpilled);
   // What is left may be the bank's copy, with more bits than the one that was in RAM.
   if (!SpillHolds(block)) TakeBankCopy(block);
   block.history.clear();  // it lies beside the segments, and comes back with them
@@ -239,10 +269,11 @@ void Store::Impl::Spill(const BlockRef& block) {
   const uint32_t generation = block->generation, revision = block->revision;
   const auto history = static_cast<uint32_t>(PackHistory(block->history).size());
   WriteBlock(block, *spill, false, MetaOf(*block),
-             [this, block, generation, revision, history](Status status) {
+             [this, block, epoch = block->epoch, generation, revision, history](Status status) {
                block->spilling = false;
                NeedTick();
-               if (block->state() == BlockState::kGone || block->generation != generation) return;
+               // Not the generation alone: it is an old one again where the bank's copy was taken.
+               if (block->state() == BlockState::kGone || block->epoch != epoch) return;
                if (!status.ok()) {
                  if (status.code() != StatusCode::kQuota || !EvictFromSpill(block->segment_bytes()))
                    retry_disk_at = clock.Now() + std::chrono::milliseconds(200);

@@ -140,7 +140,7 @@ void Store::Impl::Load(const BlockRef& block, std::function<void(const Status&)>
 void Store::Impl::FinishLoad(const BlockRef& block, Status status) {
   block->loading = false;
   if (status.ok()) {
-    block->To(BlockState::kResident);
+    if (!Move(*block, BlockState::kResident)) return;  // its waiters have been told
     ++resident;
     for (const Segment& s : block->segments)
       if (!block->opaque)
@@ -156,7 +156,7 @@ void Store::Impl::FinishLoad(const BlockRef& block, Status status) {
     if (status.code() == StatusCode::kMiss && block->state() == BlockState::kSpilled) {
       const auto waiters = std::exchange(block->loaded, {});
       if (SpillHolds(*block) && block->bank) {  // what was promised is in the other database
-        spill->DeleteBlock(block->key, [](Status) {});
+        DropSpillCopy(*block);
         TakeBankCopy(*block);
         for (const auto& waiter : waiters) Load(block, waiter);
         return;

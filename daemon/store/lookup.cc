@@ -111,10 +111,12 @@ wire::LookupReply Store::Lookup(const Caller& caller, const wire::Lookup& want) 
     if (!Satisfies(*block, want)) {
       // Only the bank's copy is good enough: it takes the place of the others.
       if (block->state() == BlockState::kResident) s.ToSpilled(*block);
-      if (block->spill_generation != 0) {
-        s.spill->DeleteBlock(block->key, [](Status) {});
+      if (block->state() == BlockState::kSpilled && s.SpillHolds(*block)) {
+        s.DropSpillCopy(*block);
         s.TakeBankCopy(*block);
       }
+      if (HeldLease* held = s.leases.Find(caller.session, reply.lease))
+        held->generations[i] = block->generation;  // the bank's may be an older one
     }
     if (block->state() == BlockState::kSpilled)
       s.Load(block, [](const Status&) {});  // begins under the lease; fetch joins it

@@ -89,14 +89,13 @@ void Store::BankDrop(const Caller& caller, const wire::BankDrop& request,
     if (--*waiting == 0) done(*reply);
   };
   for (const BlockRef& b : chosen) {
-    b->bank.reset();
     b->durability = Durability::kVolatile;
     ++reply->count;
-    if (b->state() == BlockState::kSpilled && !s.SpillHolds(*b)) s.Gone(*b, false);
-    s.bank->DeleteBlock(b->key, [reply, finish](Status status) {
+    s.DropBankCopy(*b, [reply, finish](Status status) {
       if (!status.ok() && reply->status.ok()) reply->status = std::move(status);
       finish();
     });
+    if (b->state() == BlockState::kSpilled && !s.SpillHolds(*b)) s.Gone(*b, true);
   }
   finish();
 }
@@ -108,6 +107,8 @@ void Store::PutOpaque(const Caller& caller, const wire::PutOpaque& put,
   const record::BlockKey key{caller.tenant, put.context, put.key};
   Status status;
   BlockRef known = s.blocks.Find(key);
+  s.DropIfExpired(&known);
+  const Tenant& tenant = s.TenantOf(caller.tenant);
   if (ctx == nullptr)
     status = Status(StatusCode::kContextUnknown, "open the context first");
   else if (bytes.empty())
@@ -120,6 +121,8 @@ void Store::PutOpaque(const Caller& caller, const wire::PutOpaque& put,
     status = Status(StatusCode::kExists, "");
   else if (s.draining)
     status = Status(StatusCode::kRetry, "the daemon is stopping", 1000);
+  else if (!known)
+    status = s.Admit(tenant);
   if (!status.ok()) {
     done(std::move(status));
     return;
@@ -145,7 +148,7 @@ void Store::PutOpaque(const Caller& caller, const wire::PutOpaque& put,
     std::copy(bytes.begin(), bytes.end(), segment.extent.bytes().begin());
     known->segments.push_back(std::move(segment));
     known->tenant->charged += bytes.size();
-    known->To(BlockState::kResident);
+    s.Move(*known, BlockState::kResident);
     ++ctx->blocks;
     ++s.resident;
     s.Appraise(*known);

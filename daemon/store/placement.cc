@@ -87,6 +87,11 @@ bool Store::Impl::Priced(const Block& block) const {
          block.quality != QualityClass::kExact;
 }
 
+bool Store::Impl::Frozen(const Block& block) {
+  return block.pinned || block.frozen > 0 ||
+         (block.leases > 0 && block.lease_floor > block.quality);
+}
+
 PricedSegment Store::Impl::AsPriced(const Block& block, const Segment& s) const {
   PricedSegment p;
   p.ladders = s.booked.get();
@@ -107,8 +112,7 @@ void Store::Impl::Book(Block& block, Segment& s) {
   s.booked = ctx.Ladders(*policy, s.layer, basis, block.quality);
   if (!s.booked) return;
   s.booked_h = Log2Byte(block.reuse.At(clock.UnixMillis(), options.reuse_half_life_s));
-  s.booked_frozen =
-      block.pinned || block.frozen > 0 || (block.leases > 0 && block.lease_floor > block.quality);
+  s.booked_frozen = Frozen(block);
   s.booked_observed = std::any_of(block.history.begin(), block.history.end(), [&](const auto& h) {
     return h.Covers(s.layer) && h.observed(s.layer);
   });
@@ -131,8 +135,7 @@ void Store::Impl::UnbookAll(Block& block) {
 void Store::Impl::BookLater(Block& block) {
   if (block.queued || !Priced(block) || block.segments.empty() || !block.segments[0].booked) return;
   const Segment& s = block.segments[0];
-  const bool frozen =
-      block.pinned || block.frozen > 0 || (block.leases > 0 && block.lease_floor > block.quality);
+  const bool frozen = Frozen(block);
   // Every lookup of every block comes here: logarithms only where the count moved enough to matter.
   const float moved = block.reuse.hits / block.booked_hits;
   if (frozen == s.booked_frozen && moved < kRebookRatio && moved > 1 / kRebookRatio) return;

@@ -67,7 +67,7 @@ bool Store::Impl::DemoteSlice(TimePoint until) {
       sweep_at = blocks.Find(block->key);
       return true;
     }
-    if (!Priced(*block)) continue;
+    if (!Priced(*block) || Frozen(*block)) continue;
     BlockRef ref;
     for (size_t i = 0; i < block->segments.size(); ++i) {
       Segment& s = block->segments[i];
@@ -157,7 +157,9 @@ bool Store::Impl::StartTranscode(const BlockRef& block, size_t index,
           return;
         }
         segment->transcoding = false;
-        if (!job->job.status.ok() || block->state() != BlockState::kResident || !segment->extent) {
+        // A lease granted meanwhile promised what the block was then.
+        if (!job->job.status.ok() || block->state() != BlockState::kResident || !segment->extent ||
+            Frozen(*block)) {
           if (took_basis) UseBasis(ctx, job->name, -1);
           if (!job->job.status.ok()) {
             LogWarn("demotion of block {} layer {} failed: {}", block->index, layer,
@@ -223,7 +225,10 @@ bool Store::Impl::MoveColdBlocks(uint64_t excess) {
       Spill(blocks.Find(victim->key));
     } else {
       ++counts.evicted_blocks;
-      Gone(*victim, true);
+      if (victim->bank)
+        ToSpilled(*victim);  // older or less than what was in RAM, but acknowledged
+      else
+        Gone(*victim, true);
     }
     moved = true;
     freed += bytes;
@@ -236,15 +241,14 @@ bool Store::Impl::EvictFromSpill(uint64_t bytes) {
   Block* next = nullptr;
   for (Block* b = blocks.oldest(); b != nullptr && freed < bytes; b = next) {
     next = b->newer;
-    if (b->spill_generation == 0 || b->loading || b->spilling) continue;
-    if (b->state() == BlockState::kResident) {
-      // Its copy is only a head start for a later spill.
-      spill->DeleteBlock(b->key, [](Status) {});
-      b->spill_generation = 0;
+    if (!b->in_spill || b->loading || b->spilling) continue;
+    if (b->state() == BlockState::kResident || (b->visible() && !SpillHolds(*b))) {
+      // Its copy is only a head start for a later spill, or older than the bank's.
+      DropSpillCopy(*b);
     } else if (b->state() == BlockState::kSpilled && b->leases == 0 && !b->pinned) {
       ++counts.evicted_blocks;
       if (b->bank) {
-        spill->DeleteBlock(b->key, [](Status) {});
+        DropSpillCopy(*b);
         TakeBankCopy(*b);
       } else {
         Gone(*b, true);

@@ -64,8 +64,11 @@ bool Store::WantsPut(const Caller& caller, const wire::Put& put, wire::PutReply*
         (put.quality > block->effective && put.quality > block->quality))
       return true;
   }
-  for (const BlockHash& hash : put.hashes)
-    impl_->blocks.Touch(*impl_->blocks.Find({caller.tenant, put.context, hash}));
+  for (const BlockHash& hash : put.hashes) {
+    const BlockRef block = impl_->blocks.Find({caller.tenant, put.context, hash});
+    impl_->blocks.Touch(*block);
+    impl_->ExtendLife(*block, put.ttl_ms);
+  }
   impl_->counts.exists += reply->segments.size();
   return false;
 }
@@ -305,8 +308,9 @@ void Store::Impl::EncodeBatch(const std::shared_ptr<PutOp>& op, StoreContext& ct
           if (w->feed) FeedTile(ctx, put, w->layer, w->count, w->sum, w->scatter);
           if (!writer.complete()) continue;
           const bool persistent = writer.durability == Durability::kPersistent;
-          Commit(w->block, w->writer);
-          if (!persistent) continue;
+          const Status committed = Commit(w->block, w->writer);
+          if (!committed.ok()) op->Fail(w->slot, committed);
+          if (!persistent || !committed.ok()) continue;
           ++op->waiting;
           Persist(w->block, [op, slot = w->slot](Status banked) {
             if (!banked.ok()) op->Fail(slot, banked);

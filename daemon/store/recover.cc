@@ -50,6 +50,7 @@ void Store::Impl::Adopt(record::BlockMeta meta, Tier from) {
   } else if (block->generation >= meta.generation && !to_bank) {
     return;
   }
+  (to_bank ? block->in_bank : block->in_spill) = true;
   if (to_bank) {
     block->bank = std::make_unique<record::BlockMeta>(meta);
     block->durability = Durability::kPersistent;
@@ -88,7 +89,7 @@ void Store::Impl::Adopt(record::BlockMeta meta, Tier from) {
     block->segments.push_back(std::move(s));
   }
   block->cells = std::move(meta.cells);
-  if (block->state() == BlockState::kWriting) block->To(BlockState::kSpilled);
+  if (block->state() == BlockState::kWriting) Move(*block, BlockState::kSpilled);
   Appraise(*block);
 }
 

@@ -33,6 +33,7 @@ struct StoreStats {
   uint64_t demoted_segments = 0, demoted_bytes = 0, spilled_blocks = 0, evicted_blocks = 0;
   uint64_t loaded_blocks = 0, load_failures = 0, damaged_segments = 0, expired_blocks = 0;
   uint64_t aborted_puts = 0, lost_leases = 0, compacted_bytes = 0;
+  uint64_t illegal_transitions = 0;  // a defect of ours; each one cost a block
   uint64_t reports = 0, reports_dropped = 0, reports_folded = 0;
   uint64_t bases = 0, bases_learned = 0, learned_tokens = 0, learned_queries = 0;
   double learn_seconds = 0, codec_seconds = 0, predicted_bits_saved = 0;

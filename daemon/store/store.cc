@@ -1,6 +1,7 @@
 #include "daemon/store/store.h"
 
 #include <algorithm>
+#include <cassert>
 #include <chrono>
 
 #include "client/base/log.h"
@@ -68,7 +69,22 @@ void Store::Impl::NeedTick() {
   if (on_busy) on_busy();
 }
 
+bool Store::Impl::Move(Block& block, BlockState next) {
+  const BlockState from = block.state();
+  if (block.To(next)) return true;
+  ++counts.illegal_transitions;
+  LogError("block {} went from {} to {}: a defect; it is dropped", block.index,
+           BlockStateName(from), BlockStateName(next));
+  assert(false && "illegal block transition");
+  if (from != BlockState::kGone) Gone(block, false);
+  return false;
+}
+
 void Store::Impl::Gone(Block& block, bool on_disk_too) {
+  if (block.state() == BlockState::kGone) {
+    Move(block, BlockState::kGone);  // counted and told; nothing is given back twice
+    return;
+  }
   UnbookAll(block);
   Uncharge(block);
   for (const auto& writer : std::exchange(block.writers, {})) EndWriter(block, writer);
@@ -86,11 +102,8 @@ void Store::Impl::Gone(Block& block, bool on_disk_too) {
   }
   if (block.context != nullptr && block.visible()) --block.context->blocks;
   if (on_disk_too) {
-    // Also what is on its way: a deletion comes after the write that was asked for before it.
-    if (spill != nullptr && (block.spill_generation != 0 || block.spilling))
-      spill->DeleteBlock(block.key, [](Status) {});
-    if (bank != nullptr && (block.bank || block.banking))
-      bank->DeleteBlock(block.key, [](Status) {});
+    DropSpillCopy(block);
+    DropBankCopy(block, [](Status) {});
   }
   for (auto& waiter : std::exchange(block.loaded, {}))
     loop.Post([waiter = std::move(waiter)] {
@@ -98,7 +111,7 @@ void Store::Impl::Gone(Block& block, bool on_disk_too) {
     });
   if (block.pinned) pinned_bytes -= std::exchange(block.pinned_bytes, 0);
   BlockRef keep = blocks.Find(block.key);
-  block.To(BlockState::kGone);
+  Move(block, BlockState::kGone);
   blocks.Erase(block);
 }
 

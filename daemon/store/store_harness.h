@@ -35,6 +35,7 @@ class ManualCodec final : public CodecRunner {
     return true;
   }
   size_t waiting() const { return jobs_.size(); }
+  void DropAll() { jobs_.clear(); }
 
  private:
   struct Job {
@@ -72,8 +73,9 @@ struct StoreHarness {
     spill->SetBudget(64u << 20);
     bank->SetBudget(64u << 20);
     arena = std::move(Arena::Create({arena_size, 0, false}).value());
-    store = std::make_unique<Store>(
-        Store::Parts{clock, loop, codec, *backend, *arena, spill.get(), bank.get()}, options);
+    store = std::make_unique<Store>(Store::Parts{clock, loop, codec, *backend, *arena,
+                                                 with_spill ? spill.get() : nullptr, bank.get()},
+                                    options);
     bool recovered = false;
     store->Recover([&](Status status) { recovered = status.ok(); });
     Settle();
@@ -87,6 +89,16 @@ struct StoreHarness {
     arena.reset();
     spill.reset();
     bank.reset();
+  }
+  // SIGKILL in the middle of it: also what was on its way is gone.
+  void Crash() {
+    codec.DropAll();
+    loop.DropAll();
+    spill.reset();
+    bank.reset();
+    store.reset();
+    arena.reset();
+    Start();
   }
   void Restart() {
     Stop();
@@ -216,6 +228,7 @@ struct StoreHarness {
   ManualCodec codec{loop};
   StoreOptions options;
   uint64_t arena_size;
+  bool with_spill = true;  // from the next Start on
   std::shared_ptr<MemoryDisk> spill_disk = std::make_shared<MemoryDisk>();
   std::shared_ptr<MemoryDisk> bank_disk = std::make_shared<MemoryDisk>();
   std::unique_ptr<Backend> backend;

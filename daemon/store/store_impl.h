@@ -57,6 +57,9 @@ struct Store::Impl {
   void RunCodec(size_t bytes, std::function<void()> work, std::function<void()> done);
   void NeedTick();
   void Gone(Block& block, bool on_disk_too);  // out of the table, tiers and books
+  // The one way to another state. False after a transition that is not legal: the block is then a
+  // miss (gone from memory; what is on disk stays for the next start).
+  bool Move(Block& block, BlockState next);
 
   // ---- placement.cc: bytes and price
   uint64_t Limit() const;    // what Charged may reach
@@ -65,7 +68,8 @@ struct Store::Impl {
   Result<Extent> Reserve(uint64_t bytes, uint64_t serial);
   std::vector<TilePlan> PlanPut(StoreContext& ctx, TenantId tenant, const Shard& shard, int layer,
                                 QualityClass quality, const BlockHash& hash, BasisName* basis);
-  bool Priced(const Block& block) const;  // its tiles may be demoted
+  bool Priced(const Block& block) const;   // its tiles may be demoted
+  static bool Frozen(const Block& block);  // but not now: pinned, or a lease promised more
   PricedSegment AsPriced(const Block& block, const Segment& segment) const;
   void Book(Block& block, Segment& segment);
   void Unbook(Block& block, Segment& segment);
@@ -87,14 +91,19 @@ struct Store::Impl {
   // The writer for this block, made if need be; null with *code set when nothing need be written.
   std::shared_ptr<Writer> BeginBlock(const Caller& caller, StoreContext& ctx, const wire::Put& put,
                                      size_t i, BlockRef* block, Status* status);
-  void SegmentEncoded(const BlockRef& block, const std::shared_ptr<Writer>& writer);
-  void Commit(const BlockRef& block, const std::shared_ptr<Writer>& writer);
+  Status CheckQuota(const Tenant& tenant);
+  Status Admit(const Tenant& tenant);  // one more block: RETRY, QUOTA
+  // Put again with this time to live, 0: for ever. The later end counts: both were promised.
+  void ExtendLife(Block& block, uint32_t ttl_ms);
+  // UNSUPPORTED, and the writer aborted: it would take the place of durable shards.
+  Status Commit(const BlockRef& block, const std::shared_ptr<Writer>& writer);
   void FreeRoom(const Block& block, const Writer& writer);
   void EndWriter(Block& block, const std::shared_ptr<Writer>& writer);  // gives back what it held
   void Abort(const BlockRef& block, const std::shared_ptr<Writer>& writer);
   void DropIfExpired(BlockRef* block);  // an expired one is as good as none
 
   // ---- disk.cc
+  // The rows without which a block's own row is lost at the next start: asked for before it.
   void EnsureRows(StoreContext& ctx, SpillStore& store, bool bank, const Block& block);
   record::BlockMeta MetaOf(const Block& block) const;
   void WriteBlock(const BlockRef& block, SpillStore& store, bool to_bank, record::BlockMeta meta,
@@ -107,6 +116,9 @@ struct Store::Impl {
   bool SpillHolds(const Block& block) const;
   bool HasDiskCopy(const Block& block) const { return SpillHolds(block) || BankHolds(block); }
   void ToSpilled(Block& block);  // REQUIRES a disk copy
+  // Deletes what a disk has of it, also what is on its way: the deletion comes after the write.
+  void DropSpillCopy(Block& block);
+  void DropBankCopy(Block& block, std::function<void(Status)> done);
 
   // ---- load.cc
   void TakeBankCopy(Block& block);  // what is spilled is from now on the bank's copy
@@ -172,13 +184,14 @@ struct Store::Impl {
   bool sweep_idle = false;  // the last walk found nothing to demote
   size_t sweep_found = 0;   // in this walk
   uint32_t transcodes = 0, learning = 0;
-  uint64_t transcode_gain = 0;  // bytes that running demotions will free
-  int64_t overshoot = 0;        // tile bytes asked for beyond the excess (padding)
-  uint64_t disk_bytes = 0;      // on their way to a disk
-  uint64_t in_flight = 0;       // codec jobs and disk operations
-  Arena::Plan plan;             // of the compaction under way
-  uint64_t wanted_room = 0;     // somebody was told RETRY for want of this much
-  uint64_t wanted_range = 0;    // an allocation failed although there was room
+  uint64_t transcode_gain = 0;       // bytes that running demotions will free
+  int64_t overshoot = 0;             // tile bytes asked for beyond the excess (padding)
+  uint64_t disk_bytes = 0;           // on their way to a disk
+  uint64_t rows_failed[2] = {0, 0};  // of EnsureRows; [1]: in the bank
+  uint64_t in_flight = 0;            // codec jobs and disk operations
+  Arena::Plan plan;                  // of the compaction under way
+  uint64_t wanted_room = 0;          // somebody was told RETRY for want of this much
+  uint64_t wanted_range = 0;         // an allocation failed although there was room
   bool draining = false;
   TimePoint retry_disk_at;  // a full or failing spill is left alone till then
   std::function<void()> on_busy, on_idle;

@@ -1,7 +1,6 @@
 // The life of a writer: begun by the first segment of a block's shard, committed when the shard is
 // complete, aborted when its client dies or takes too long (design 5).
 #include <algorithm>
-#include <cassert>
 
 #include "daemon/store/store_impl.h"
 
@@ -25,9 +24,6 @@ Status CheckSplit(const Block& block, const Shard& shard, bool* wider) {
     overlaps |= Overlap(shard, other);
     holds_all &= Within(other, shard);
   }
-  for (const auto& writer : block.writers)
-    if (!writer->aborted && Overlap(shard, writer->shard))
-      return {StatusCode::kRetry, "another split of this block is being written", 10};
   *wider = overlaps && holds_all;
   if (overlaps && !holds_all)
     return Invalid(
@@ -35,7 +31,36 @@ Status CheckSplit(const Block& block, const Shard& shard, bool* wider) {
   return {};
 }
 
+Status CheckReplaces(const Block& block, const Shard& shard) {
+  if (!block.in_bank || std::all_of(block.shards.begin(), block.shards.end(),
+                                    [&](const Shard& other) { return Within(other, shard); }))
+    return {};
+  return Unsupported(
+      "a durable block of several shards cannot be replaced by one of them: delete it first");
+}
+
+// The later of two times of expiry; 0 is never.
+int64_t Later(int64_t a, int64_t b) { return a == 0 || b == 0 ? 0 : std::max(a, b); }
+
 }  // namespace
+
+void Store::Impl::ExtendLife(Block& block, uint32_t ttl_ms) {
+  block.expires_at_ms =
+      Later(block.expires_at_ms, ttl_ms == 0 ? 0 : clock.UnixMillis() + int64_t{ttl_ms});
+}
+
+Status Store::Impl::Admit(const Tenant& tenant) {
+  if (blocks.size() >= options.max_blocks)
+    return {StatusCode::kRetry, "the table of blocks is full", 100};
+  return CheckQuota(tenant);
+}
+
+Status Store::Impl::CheckQuota(const Tenant& tenant) {
+  if (tenant.quota == 0 || tenant.charged < tenant.quota) return {};
+  ++counts.quota_refusals;
+  return {StatusCode::kQuota, "tenant " + tenant.name + " is over its quota of " +
+                                  std::to_string(tenant.quota) + " bytes"};
+}
 
 std::shared_ptr<Writer> Store::Impl::BeginBlock(const Caller& caller, StoreContext& ctx,
                                                 const wire::Put& put, size_t i, BlockRef* out,
@@ -61,29 +86,33 @@ std::shared_ptr<Writer> Store::Impl::BeginBlock(const Caller& caller, StoreConte
   *out = block;
   if (covered && !better) {
     blocks.Touch(*block);
+    ExtendLife(*block, put.ttl_ms);
     *status = Status(StatusCode::kExists, "");
     return nullptr;
   }
   if (block)
     for (const auto& writer : block->writers) {
-      if (writer->aborted || writer->shard != put.shard) continue;
-      if (writer->session == caller.session) return writer;
-      // First commit wins; but what outlives the daemon is acknowledged only when it does.
-      *status = put.durability == Durability::kPersistent
-                    ? Status(StatusCode::kRetry, "another client is writing this block", 10)
-                    : Status(StatusCode::kExists, "");
+      if (writer->aborted || !Overlap(writer->shard, put.shard)) continue;
+      if (writer->shard != put.shard) {
+        *status = {StatusCode::kRetry, "another split of this block is being written", 10};
+      } else if (writer->session == caller.session) {
+        if (writer->quality == put.quality) {
+          // The whole of it is acknowledged as what was asked for last.
+          if (put.durability == Durability::kPersistent) writer->durability = put.durability;
+          return writer;
+        }
+        *status = {StatusCode::kRetry, "this client is writing this block in another class", 10};
+      } else if (put.durability == Durability::kPersistent || put.quality > writer->quality) {
+        // First commit wins; but what outlives the daemon is acknowledged only when it does.
+        *status = {StatusCode::kRetry, "another client is writing this block", 10};
+      } else {
+        *status = Status(StatusCode::kExists, "");
+      }
       return nullptr;
     }
   bool wider = false;
   if (block && !covered && !(*status = CheckSplit(*block, put.shard, &wider)).ok()) return nullptr;
-  if (better && block->bank && covered &&
-      std::any_of(block->shards.begin(), block->shards.end(),
-                  [&](const Shard& other) { return !Within(other, put.shard); })) {
-    *status = Unsupported(
-        "a durable block of several shards cannot be replaced by one of them: "
-        "delete it first");
-    return nullptr;
-  }
+  if (better && !(*status = CheckReplaces(*block, put.shard)).ok()) return nullptr;
   if (block && block->state() == BlockState::kSpilled && !better && !wider) {
     Load(block, [](const Status&) {});
     *status = Status(StatusCode::kRetry, "the block's other shards are being read back", 10);
@@ -95,14 +124,8 @@ std::shared_ptr<Writer> Store::Impl::BeginBlock(const Caller& caller, StoreConte
   else if (session.open_puts >= options.open_puts || session.open_bytes >= options.open_put_bytes)
     *status = Status(StatusCode::kRetry,
                      "too many unfinished puts of this client (limits.open_puts)", 20);
-  else if (!block && blocks.size() >= options.max_blocks)
-    *status = Status(StatusCode::kRetry, "the table of blocks is full", 100);
-  const Tenant& tenant = TenantOf(caller.tenant);
-  if (status->ok() && tenant.quota != 0 && tenant.charged >= tenant.quota) {
-    ++counts.quota_refusals;
-    *status = Status(StatusCode::kQuota, "tenant " + tenant.name + " is over its quota of " +
-                                             std::to_string(tenant.quota) + " bytes");
-  }
+  else
+    *status = block ? CheckQuota(TenantOf(caller.tenant)) : Admit(TenantOf(caller.tenant));
   if (!status->ok()) return nullptr;
 
   if (!block) {
@@ -158,10 +181,11 @@ void Store::Impl::FreeRoom(const Block& block, const Writer& writer) {
   Session& session = it->second;
   session.open_puts -= std::min(session.open_puts, 1u);
   session.open_bytes -= std::min(session.open_bytes, writer.reserved);
-  std::erase_if(session.writing, [&](const auto& w) {
-    const BlockRef other = w.lock();
-    return !other || other.get() == &block;
-  });
+  // One entry, not all of this block's: the session may be writing another shard of it, which must
+  // still end with the session.
+  const auto mine = std::find_if(session.writing.begin(), session.writing.end(),
+                                 [&](const auto& w) { return w.lock().get() == &block; });
+  if (mine != session.writing.end()) session.writing.erase(mine);
 }
 
 void Store::Impl::Abort(const BlockRef& block, const std::shared_ptr<Writer>& writer) {
@@ -179,30 +203,36 @@ void Store::Impl::DropIfExpired(BlockRef* block) {
   block->reset();
 }
 
-void Store::Impl::Commit(const BlockRef& ref, const std::shared_ptr<Writer>& writer) {
+Status Store::Impl::Commit(const BlockRef& ref, const std::shared_ptr<Writer>& writer) {
   Block& block = *ref;
   StoreContext& ctx = *block.context;
+  if (writer->replaces)  // asked again: it may have gone to the bank since the writer began
+    if (Status replaces = CheckReplaces(block, writer->shard); !replaces.ok()) {
+      Abort(ref, writer);
+      return replaces;
+    }
+  const bool fresh = block.state() == BlockState::kWriting;
+  // Nobody drops the rest of a block that is being written: the newcomer alone would be a hole.
+  const bool hole = !fresh && !writer->replaces && block.state() != BlockState::kResident;
+  const bool in_ram = block.state() == BlockState::kResident;
+  if (hole) Move(block, BlockState::kWriting);  // never legal: told, and the block dropped
+  if (hole || (!in_ram && !Move(block, BlockState::kResident)))
+    return Internal("the block was in no state to be completed");
   FreeRoom(block, *writer);
   std::erase(block.writers, writer);
   UnbookAll(block);
 
-  const bool fresh = block.state() == BlockState::kWriting;
   auto raw_of = [&](const Segment& s) {
     return 2 * s.kv_heads * RawTileBytes(ctx.spec.layers[s.layer].head_dim, ctx.spec.dtype);
   };
+  if (!in_ram) ++resident;
   if (fresh) {
-    block.To(BlockState::kResident);
     ++ctx.blocks;
-    ++resident;
   } else if (writer->replaces) {
     for (const Segment& s : block.segments) {
       UseBasis(ctx, s.basis, -1);
       block.tenant->charged -= std::min<uint64_t>(block.tenant->charged, s.bytes);
-      if (block.state() == BlockState::kResident) raw_bytes -= raw_of(s);
-    }
-    if (block.state() == BlockState::kSpilled) {
-      block.To(BlockState::kResident);
-      ++resident;
+      if (in_ram) raw_bytes -= raw_of(s);
     }
     ++block.generation;
     ++block.epoch;
@@ -211,15 +241,16 @@ void Store::Impl::Commit(const BlockRef& ref, const std::shared_ptr<Writer>& wri
     block.cells.clear();
     block.shards.clear();
     block.history.clear();
-    block.spill_generation = 0;  // the old copy is overwritten by the next spill
+    DropSpillCopy(block);
   } else {
-    // Nobody drops the rest of a block that is being written: the newcomer alone would be a hole.
-    assert(block.state() == BlockState::kResident);
     ++block.revision;  // a copy that is on its way to a disk is not the whole any more
   }
   block.quality =
       fresh || writer->replaces ? writer->quality : std::min(block.quality, writer->quality);
-  block.expires_at_ms = writer->expires_at_ms;
+  // What was acknowledged before, as another shard or in the bank, was promised its own time.
+  block.expires_at_ms = fresh || (writer->replaces && !block.in_bank)
+                            ? writer->expires_at_ms
+                            : Later(block.expires_at_ms, writer->expires_at_ms);
   block.shards.push_back(writer->shard);
   const auto base = static_cast<uint32_t>(block.cells.size());
   block.cells.insert(block.cells.end(), writer->cells.begin(), writer->cells.end());
@@ -239,6 +270,7 @@ void Store::Impl::Commit(const BlockRef& ref, const std::shared_ptr<Writer>& wri
   BookAll(block);
   blocks.Touch(block);
   if (Charged() > Limit()) NeedTick();
+  return {};
 }
 
 }  // namespace dyna

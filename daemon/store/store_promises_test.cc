@@ -1,0 +1,182 @@
+// What was acknowledged or deleted stays so, whatever comes after it.
+#include <gtest/gtest.h>
+
+#include "daemon/store/store_harness.h"
+
+namespace dyna {
+namespace {
+
+using testing::StoreHarness;
+
+// Everything that may leave memory leaves it; then there is room again.
+void Squeeze(StoreHarness& s) {
+  s.store->SetBudget(1024);
+  for (int i = 0; i < 5; ++i) s.Settle();
+  s.store->SetBudget(0);
+}
+
+void WithoutSpill(StoreHarness& s) {
+  s.with_spill = false;
+  s.Restart();
+  ASSERT_TRUE(s.store->OpenContext(s.caller, s.spec, {}).ok());
+}
+
+Status PutFor(StoreHarness& s, uint64_t n, uint32_t ttl_ms, Durability durability,
+              QualityClass quality = QualityClass::kBalanced) {
+  wire::Put put = s.Request(n, 0, quality);
+  put.ttl_ms = ttl_ms;
+  put.durability = durability;
+  return s.Put(put, StoreHarness::Data(n)).status;
+}
+
+TEST(StorePromises, DeletedAfterAReplacementStaysDeleted) {
+  StoreHarness s;
+  ASSERT_TRUE(s.PutBlock(1, 0).ok());
+  Squeeze(s);
+  ASSERT_EQ(s.spill_disk->blocks.size(), 1u);
+  ASSERT_TRUE(s.PutBlock(1, 0, QualityClass::kExact).ok());
+  EXPECT_EQ(s.store->Delete(s.caller, {s.context, {StoreHarness::Name(1)}}).count, 1u);
+  s.Settle();
+  EXPECT_TRUE(s.spill_disk->blocks.empty()) << "the older generation's copy";
+  s.Restart();
+  EXPECT_EQ(s.Lookup({1}).run, 0u);
+}
+
+TEST(StorePromises, DeletedWhileAReplacedBlockWasBankedStaysDeleted) {
+  StoreHarness s;
+  s.bank->Hold();
+  wire::Put put = s.Request(1, 0);
+  put.durability = Durability::kPersistent;
+  auto data = StoreHarness::Data(1);
+  std::vector<KvView> sources;
+  for (const auto& v : StoreHarness::Views(data, 0, 2, 0))
+    sources.push_back(
+        {v.k, v.v, v.k_token_stride, v.k_head_stride, v.v_token_stride, v.v_head_stride, v.dtype});
+  s.store->Put(s.caller, put, sources, {}, [](wire::PutReply) {});
+  s.Settle();
+  ASSERT_TRUE(s.PutBlock(1, 0, QualityClass::kExact).ok());
+  s.bank->ReleaseAll();
+  s.Settle();
+  s.store->Delete(s.caller, {s.context, {StoreHarness::Name(1)}});
+  s.Settle();
+  EXPECT_TRUE(s.bank_disk->blocks.empty());
+}
+
+TEST(StorePromises, DurableCopySurvivesEvictionOfWhatReplacedIt) {
+  StoreHarness s;
+  WithoutSpill(s);
+  ASSERT_TRUE(s.PutBlock(1, 0, QualityClass::kBalanced, Durability::kPersistent).ok());
+  ASSERT_TRUE(s.PutBlock(1, 0, QualityClass::kExact).ok());
+  Squeeze(s);
+  EXPECT_LT(s.ErrorOf(1), 1e-3);
+  s.Restart();
+  EXPECT_LT(s.ErrorOf(1), 1e-3) << "acknowledged persistent";
+}
+
+TEST(StorePromises, DurableShardSurvivesEvictionOfAVolatileOne) {
+  StoreHarness s;
+  WithoutSpill(s);
+  for (uint16_t head = 0; head < 2; ++head) {
+    wire::Put part = s.Request(1, 0);
+    part.durability = head == 0 ? Durability::kPersistent : Durability::kVolatile;
+    part.shard = {0, StoreHarness::kLayers, head, static_cast<uint16_t>(head + 1)};
+    ASSERT_TRUE(s.Put(part, StoreHarness::Data(1)).status.ok());
+  }
+  Squeeze(s);
+  wire::Lookup look;
+  look.context = s.context;
+  look.shard = {0, StoreHarness::kLayers, 0, 1};
+  look.hashes = {StoreHarness::Name(1)};
+  EXPECT_EQ(s.store->Lookup(s.caller, look).run, 1u);
+}
+
+TEST(StorePromises, VolatileReplacementDoesNotShortenADurableLife) {
+  StoreHarness s;
+  ASSERT_TRUE(PutFor(s, 1, 0, Durability::kPersistent).ok());
+  ASSERT_TRUE(PutFor(s, 1, 1000, Durability::kVolatile, QualityClass::kExact).ok());
+  s.clock.Advance(std::chrono::seconds(5));
+  for (int i = 0; i < 3; ++i) s.Settle();
+  EXPECT_LT(s.ErrorOf(1), 1e-3);
+}
+
+TEST(StorePromises, PutAgainLivesAsLongAsTheLongerOfBoth) {
+  StoreHarness s;
+  ASSERT_TRUE(PutFor(s, 1, 1000, Durability::kPersistent).ok());
+  ASSERT_TRUE(PutFor(s, 1, 0, Durability::kPersistent).ok());
+  ASSERT_TRUE(PutFor(s, 1, 1000, Durability::kPersistent).ok());
+  s.clock.Advance(std::chrono::seconds(5));
+  for (int i = 0; i < 3; ++i) s.Settle();
+  EXPECT_LT(s.ErrorOf(1), 1e-3);
+  s.Restart();
+  EXPECT_LT(s.ErrorOf(1), 1e-3) << "the bank was told as well";
+}
+
+TEST(StorePromises, SessionThatWritesTwoShardsLeavesNeither) {
+  StoreHarness s;
+  wire::Put half = s.Request(1, 0);
+  half.shard = {0, StoreHarness::kLayers, 0, 1};
+  half.layer_count = 1;
+  ASSERT_TRUE(s.Put(half, StoreHarness::Data(1)).status.ok());
+  wire::Put other = s.Request(1, 0);
+  other.shard = {0, StoreHarness::kLayers, 1, 2};
+  ASSERT_TRUE(s.Put(other, StoreHarness::Data(1)).status.ok());
+  s.store->CloseSession(s.caller.session);
+  s.Settle();
+  EXPECT_EQ(s.store->stats().aborted_puts, 1u);
+  ASSERT_TRUE(s.Put(half, StoreHarness::Data(1)).status.ok());
+  s.store->Delete(s.caller, {s.context, {StoreHarness::Name(1)}});
+  s.Settle();
+  EXPECT_EQ(s.arena->used_bytes(), 0u);
+}
+
+TEST(StorePromises, BlockIsAsDurableAsTheLastOfItsLayersAsked) {
+  StoreHarness s;
+  wire::Put part = s.Request(1, 0);
+  part.layer_count = 1;
+  ASSERT_TRUE(s.Put(part, StoreHarness::Data(1)).status.ok());
+  part.layer_begin = 1;
+  part.durability = Durability::kPersistent;
+  ASSERT_TRUE(s.Put(part, StoreHarness::Data(1)).status.ok());
+  s.Restart();
+  EXPECT_LT(s.ErrorOf(1), 1e-3);
+}
+
+TEST(StorePromises, LayersOfOneBlockAreOfOneClass) {
+  StoreHarness s;
+  wire::Put part = s.Request(1, 0);
+  part.layer_count = 1;
+  ASSERT_TRUE(s.Put(part, StoreHarness::Data(1)).status.ok());
+  part.layer_begin = 1;
+  part.quality = QualityClass::kExact;
+  EXPECT_EQ(s.Put(part, StoreHarness::Data(1)).status.code(), StatusCode::kRetry);
+  const Caller other{2, s.caller.tenant};
+  EXPECT_EQ(
+      s.Put(s.Request(1, 0, QualityClass::kExact), StoreHarness::Data(1), &other).status.code(),
+      StatusCode::kRetry)
+      << "EXISTS would promise what is not there";
+}
+
+TEST(StorePromises, OpaqueObjectsExpireAndCountAgainstTheQuota) {
+  StoreHarness s;
+  auto put = [&](uint64_t n, uint32_t ttl_ms, uint8_t value) {
+    Status status = Internal("not answered");
+    s.store->PutOpaque(s.caller, {s.context, StoreHarness::Name(n), Durability::kVolatile, ttl_ms},
+                       std::vector<std::byte>(1000, std::byte{value}),
+                       [&](Status answer) { status = answer; });
+    s.Settle();
+    return status;
+  };
+  ASSERT_TRUE(put(5, 1000, 1).ok());
+  s.clock.Advance(std::chrono::seconds(2));
+  EXPECT_TRUE(put(5, 0, 2).ok()) << "an expired object is none";
+  std::vector<std::byte> got;
+  s.store->GetOpaque(s.caller, {s.context, StoreHarness::Name(5)},
+                     [&](wire::OpaqueReply, std::vector<std::byte> b) { got = std::move(b); });
+  s.Settle();
+  EXPECT_EQ(got, std::vector<std::byte>(1000, std::byte{2}));
+  s.store->ConfigureTenant(s.caller.tenant, "small", 500);
+  EXPECT_EQ(put(6, 0, 3).code(), StatusCode::kQuota);
+}
+
+}  // namespace
+}  // namespace dyna
