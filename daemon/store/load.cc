@@ -73,10 +73,12 @@ void Store::Impl::Load(const BlockRef& block, std::function<void(const Status&)>
   for (Segment& s : block->segments) {
     auto extent = Reserve(s.bytes, block->serial);
     if (!extent.ok()) {
+      // What was had goes back: the range that is asked for must hold that as well.
+      wanted_range = std::max(wanted_range, total + s.bytes);
       FinishLoad(block, extent.status());
       return;
     }
-    total += s.bytes;
+    total += extent->size();
     request.parts.push_back(
         {{PartId::Kind::kSegment, s.layer, s.head_begin}, extent->bytes().first(s.bytes)});
     read->extents.push_back(std::move(*extent));

@@ -128,13 +128,14 @@ void Store::PutOpaque(const Caller& caller, const wire::PutOpaque& put,
     return;
   }
   if (!known) {
-    auto extent = s.Reserve(bytes.size(), 0);
+    known = s.blocks.Insert(key);  // first: an extent without its owner's number is never compacted
+    auto extent = s.Reserve(bytes.size(), known->serial);
     if (!extent.ok()) {
+      s.blocks.Erase(*known);
       ++s.counts.retries;
       done(extent.status());
       return;
     }
-    known = s.blocks.Insert(key);
     known->opaque = true;
     known->quality = QualityClass::kExact;
     known->context = ctx;

@@ -264,6 +264,8 @@ bool Store::Impl::EvictFromSpill(uint64_t bytes) {
 void Store::Impl::CompactSlice() {
   if (plan.empty()) plan = arena.PlanCompaction(wanted_range);
   if (plan.empty()) {
+    // In pieces that nothing joins: fewer bytes then, or whoever asked would hear RETRY for ever.
+    if (arena.stats().storage.largest_free_bytes < wanted_range) MoveColdBlocks(wanted_range);
     wanted_range = 0;
     return;
   }

@@ -156,6 +156,26 @@ TEST(StorePromises, LayersOfOneBlockAreOfOneClass) {
       << "EXISTS would promise what is not there";
 }
 
+TEST(StorePromises, BlockIsReadBackIntoAnArenaInPieces) {
+  StoreHarness s(1u << 20);
+  ASSERT_TRUE(s.PutBlock(1, 0, QualityClass::kExact, Durability::kPersistent).ok());
+  Squeeze(s);
+  ASSERT_EQ(s.arena->used_bytes(), 0u);
+  std::vector<BlockHash> names;
+  for (uint64_t n = 0; n < 57; ++n) {  // holes half as long as a segment
+    names.push_back(StoreHarness::Name(100 + n));
+    s.store->PutOpaque(s.caller, {s.context, names.back(), Durability::kVolatile, 0},
+                       std::vector<std::byte>(16 << 10),
+                       [](const Status& status) { EXPECT_TRUE(status.ok()); });
+  }
+  wire::Delete odd{s.context, {}};
+  for (size_t i = 1; i < names.size(); i += 2) odd.hashes.push_back(names[i]);
+  s.store->Delete(s.caller, odd);
+  s.Settle();
+  EXPECT_EQ(s.ErrorOf(1), 0);
+  EXPECT_EQ(s.store->stats().evicted_blocks, 0u);
+}
+
 TEST(StorePromises, OpaqueObjectsExpireAndCountAgainstTheQuota) {
   StoreHarness s;
   auto put = [&](uint64_t n, uint32_t ttl_ms, uint8_t value) {
