@@ -42,7 +42,8 @@ wire::CountReply Store::Pin(const Caller& caller, const wire::Pin& request) {
   const auto share = static_cast<uint64_t>(static_cast<double>(s.Limit()) * s.options.floor_share);
   for (const BlockHash& hash : request.hashes) {
     BlockRef block = s.blocks.Find({caller.tenant, request.context, hash});
-    if (!block || !block->visible()) continue;
+    s.DropIfExpired(&block);
+    if (!block || !block->visible() || s.Expired(*block)) continue;
     const uint64_t bytes = block->segment_bytes();
     if (request.pinned && !block->pinned) {
       if (s.pinned_bytes + bytes > share) {
@@ -172,8 +173,7 @@ void Store::GetOpaque(const Caller& caller, const wire::GetOpaque& get,
     done({Status(StatusCode::kContextUnknown, "open the context first"), Tier::kNone}, {});
     return;
   }
-  if (!block || !block->opaque || !block->visible() ||
-      (block->expires_at_ms != 0 && block->expires_at_ms <= s.clock.UnixMillis())) {
+  if (!block || !block->opaque || !block->visible() || s.Expired(*block)) {
     ++s.counts.misses;
     done({Status(StatusCode::kMiss, "no such object"), Tier::kNone}, {});
     return;

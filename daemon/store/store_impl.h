@@ -100,6 +100,9 @@ struct Store::Impl {
   void FreeRoom(const Block& block, const Writer& writer);
   void EndWriter(Block& block, const std::shared_ptr<Writer>& writer);  // gives back what it held
   void Abort(const BlockRef& block, const std::shared_ptr<Writer>& writer);
+  bool Expired(const Block& block) const {
+    return block.expires_at_ms != 0 && block.expires_at_ms <= clock.UnixMillis();
+  }
   void DropIfExpired(BlockRef* block);  // an expired one is as good as none
 
   // ---- disk.cc

@@ -99,6 +99,14 @@ TEST(StorePromises, VolatileReplacementDoesNotShortenADurableLife) {
   EXPECT_LT(s.ErrorOf(1), 1e-3);
 }
 
+TEST(StorePromises, PinDoesNotWakeTheExpired) {
+  StoreHarness s;
+  ASSERT_TRUE(PutFor(s, 1, 1000, Durability::kVolatile).ok());
+  s.clock.Advance(std::chrono::seconds(5));
+  EXPECT_EQ(s.store->Pin(s.caller, {s.context, {StoreHarness::Name(1)}, true, 0}).count, 0u);
+  EXPECT_EQ(s.Lookup({1}).run, 0u);
+}
+
 TEST(StorePromises, PutAgainLivesAsLongAsTheLongerOfBoth) {
   StoreHarness s;
   ASSERT_TRUE(PutFor(s, 1, 1000, Durability::kPersistent).ok());
@@ -154,6 +162,21 @@ TEST(StorePromises, LayersOfOneBlockAreOfOneClass) {
       s.Put(s.Request(1, 0, QualityClass::kExact), StoreHarness::Data(1), &other).status.code(),
       StatusCode::kRetry)
       << "EXISTS would promise what is not there";
+}
+
+TEST(StorePromises, BetterShardJoinsASpilledBlockWithoutItsHole) {
+  StoreHarness s;
+  wire::Put part = s.Request(1, 0);
+  part.shard = {0, StoreHarness::kLayers, 0, 1};
+  ASSERT_TRUE(s.Put(part, StoreHarness::Data(1)).status.ok());
+  Squeeze(s);
+  part.shard = {0, StoreHarness::kLayers, 1, 2};
+  part.quality = QualityClass::kExact;
+  EXPECT_EQ(s.Put(part, StoreHarness::Data(1)).status.code(), StatusCode::kRetry)
+      << "the other one is being read back";
+  ASSERT_TRUE(s.Put(part, StoreHarness::Data(1)).status.ok());
+  EXPECT_LT(s.ErrorOf(1), 0.02);
+  EXPECT_EQ(s.store->stats().illegal_transitions, 0u);
 }
 
 TEST(StorePromises, BlockIsReadBackIntoAnArenaInPieces) {

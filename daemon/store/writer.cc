@@ -112,8 +112,9 @@ std::shared_ptr<Writer> Store::Impl::BeginBlock(const Caller& caller, StoreConte
     }
   bool wider = false;
   if (block && !covered && !(*status = CheckSplit(*block, put.shard, &wider)).ok()) return nullptr;
-  if (better && !(*status = CheckReplaces(*block, put.shard)).ok()) return nullptr;
-  if (block && block->state() == BlockState::kSpilled && !better && !wider) {
+  const bool replaces = (covered && better) || wider;
+  if (replaces && !(*status = CheckReplaces(*block, put.shard)).ok()) return nullptr;
+  if (block && block->state() == BlockState::kSpilled && !replaces) {
     Load(block, [](const Status&) {});
     *status = Status(StatusCode::kRetry, "the block's other shards are being read back", 10);
     return nullptr;
@@ -142,7 +143,7 @@ std::shared_ptr<Writer> Store::Impl::BeginBlock(const Caller& caller, StoreConte
   writer->shard = put.shard;
   writer->quality = put.quality;
   writer->durability = put.durability;
-  writer->replaces = (covered && better) || wider;
+  writer->replaces = replaces;
   writer->expires_at_ms = put.ttl_ms == 0 ? 0 : clock.UnixMillis() + put.ttl_ms;
   writer->started = clock.Now();
   const size_t layers = static_cast<size_t>(put.shard.layer_end - put.shard.layer_begin);
@@ -195,9 +196,7 @@ void Store::Impl::Abort(const BlockRef& block, const std::shared_ptr<Writer>& wr
 }
 
 void Store::Impl::DropIfExpired(BlockRef* block) {
-  if (!*block || !(*block)->visible() || (*block)->leases > 0 || (*block)->expires_at_ms == 0 ||
-      (*block)->expires_at_ms > clock.UnixMillis())
-    return;
+  if (!*block || !(*block)->visible() || (*block)->leases > 0 || !Expired(**block)) return;
   ++counts.expired_blocks;
   Gone(**block, true);
   block->reset();
