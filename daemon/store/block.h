@@ -106,8 +106,10 @@ struct Block {
   uint32_t spill_generation = 0, spill_revision = 0;
   std::unique_ptr<record::BlockMeta> bank;  // what the bank acknowledged; null: nothing
   uint32_t history_on_disk = 0;             // bytes of the spilled history part
-  // Something of it, of whatever generation, is there or on its way: what a deletion must delete.
+  // Something of it, of whatever generation, is there or on its way.
   bool in_spill = false, in_bank = false;
+  // It was once: what ends with the block, for an earlier deletion may be about to fail.
+  bool spill_touched = false, bank_touched = false;
   bool spilling = false, banking = false, loading = false;
   bool history_dirty = false;                 // newer than the bank's
   bool queued = false;                        // in the store's list of blocks to book again

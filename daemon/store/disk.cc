@@ -139,6 +139,7 @@ void Store::Impl::WriteBlock(const BlockRef& block, SpillStore& store, bool to_b
           write.parts.push_back({copy->ids[i], copy->segments[i]});
         if (!copy->history.empty()) write.parts.push_back({kHistoryPart, copy->history});
         (to_bank ? block->in_bank : block->in_spill) = true;
+        (to_bank ? block->bank_touched : block->spill_touched) = true;
         EnsureRows(*block->context, store, to_bank, *block);
         ++in_flight;
         store.PutBlock(std::move(write), [this, copy, to_bank, rows = rows_failed[to_bank], bytes,
@@ -237,7 +238,9 @@ bool Store::Impl::SpillHolds(const Block& block) const {
 void Store::Impl::DropSpillCopy(Block& block) {
   block.spill_generation = 0;
   if (!std::exchange(block.in_spill, false) || spill == nullptr) return;
-  spill->DeleteBlock(block.key, [](Status) {});
+  spill->DeleteBlock(block.key, [ref = blocks.Find(block.key)](const Status& status) {
+    if (!status.ok() && ref) ref->in_spill = true;  // to be deleted again
+  });
 }
 
 void Store::Impl::DropBankCopy(Block& block, std::function<void(Status)> done) {
@@ -246,7 +249,11 @@ void Store::Impl::DropBankCopy(Block& block, std::function<void(Status)> done) {
     done({});
     return;
   }
-  bank->DeleteBlock(block.key, std::move(done));
+  bank->DeleteBlock(block.key,
+                    [ref = blocks.Find(block.key), done = std::move(done)](Status status) {
+                      if (!status.ok() && ref) ref->in_bank = true;  // to be deleted again
+                      done(std::move(status));
+                    });
 }
 
 void Store::Impl::ToSpilled(Block& block) {

@@ -51,6 +51,7 @@ void Store::Impl::Adopt(record::BlockMeta meta, Tier from) {
     return;
   }
   (to_bank ? block->in_bank : block->in_spill) = true;
+  (to_bank ? block->bank_touched : block->spill_touched) = true;
   if (to_bank) {
     block->bank = std::make_unique<record::BlockMeta>(meta);
     block->durability = Durability::kPersistent;

@@ -102,8 +102,9 @@ void Store::Impl::Gone(Block& block, bool on_disk_too) {
   }
   if (block.context != nullptr && block.visible()) --block.context->blocks;
   if (on_disk_too) {
-    DropSpillCopy(block);
-    DropBankCopy(block, [](Status) {});
+    // Also what is on its way: a deletion comes after the write that was asked for before it.
+    if (spill != nullptr && block.spill_touched) spill->DeleteBlock(block.key, [](Status) {});
+    if (bank != nullptr && block.bank_touched) bank->DeleteBlock(block.key, [](Status) {});
   }
   for (auto& waiter : std::exchange(block.loaded, {}))
     loop.Post([waiter = std::move(waiter)] {
