@@ -125,12 +125,17 @@ void Store::Impl::WriteBlock(const BlockRef& block, SpillStore& store, bool to_b
           if (!opaque) SealSegment(copy->segments.back());
         }
       },
-      [this, block, copy, &store, to_bank, epoch = block->epoch, bytes,
+      [this, block, copy, &store, to_bank, epoch = block->epoch, leans = held != nullptr, bytes,
        done = std::move(done)]() mutable {
         copy->refs.clear();
         if (block->state() == BlockState::kGone || block->epoch != epoch) {
           disk_bytes -= bytes;  // dropped meanwhile: its row must not come after the deletion
           done({StatusCode::kCancelled, "the block was dropped while it was being written"});
+          return;
+        }
+        if (leans && !block->bank) {
+          disk_bytes -= bytes;
+          done({StatusCode::kRetry, "the bank's copy was dropped while it was added to", 1});
           return;
         }
         BlockWrite write;
@@ -160,7 +165,8 @@ void Store::Impl::Persist(const BlockRef& block, std::function<void(Status)> don
     done(Unsupported("durability persistent: this daemon has no bank (bank.enabled)"));
     return;
   }
-  if (BankHolds(*block) && block->bank->expires_at_ms == block->expires_at_ms) {
+  if (BankHolds(*block) && block->bank->expires_at_ms == block->expires_at_ms &&
+      block->bank->quality >= block->quality) {
     done({});
     return;
   }

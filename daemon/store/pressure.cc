@@ -147,7 +147,7 @@ bool Store::Impl::StartTranscode(const BlockRef& block, size_t index,
   const uint16_t layer = s.layer, head = s.head_begin;
   RunCodec(
       s.bytes, [&be = backend, job] { be.Transcode(std::span(&job->job, 1)); },
-      [this, block, job, epoch, took_basis, layer, head, &ctx] {
+      [this, block, job, epoch, quality = block->quality, took_basis, layer, head, &ctx] {
         --transcodes;
         transcode_gain -= job->gain + job->to.size();
         NeedTick();
@@ -157,9 +157,9 @@ bool Store::Impl::StartTranscode(const BlockRef& block, size_t index,
           return;
         }
         segment->transcoding = false;
-        // A lease granted meanwhile promised what the block was then.
+        // A lease granted, or a higher class asked meanwhile promised what the block was then.
         if (!job->job.status.ok() || block->state() != BlockState::kResident || !segment->extent ||
-            Frozen(*block)) {
+            Frozen(*block) || block->quality != quality) {
           if (took_basis) UseBasis(ctx, job->name, -1);
           if (!job->job.status.ok()) {
             LogWarn("demotion of block {} layer {} failed: {}", block->index, layer,

@@ -65,9 +65,7 @@ bool Store::WantsPut(const Caller& caller, const wire::Put& put, wire::PutReply*
       return true;
   }
   for (const BlockHash& hash : put.hashes) {
-    const BlockRef block = impl_->blocks.Find({caller.tenant, put.context, hash});
-    impl_->blocks.Touch(*block);
-    impl_->ExtendLife(*block, put.ttl_ms);
+    impl_->PutAgain(*impl_->blocks.Find({caller.tenant, put.context, hash}), put);
   }
   impl_->counts.exists += reply->segments.size();
   return false;

@@ -93,8 +93,8 @@ struct Store::Impl {
                                      size_t i, BlockRef* block, Status* status);
   Status CheckQuota(const Tenant& tenant);
   Status Admit(const Tenant& tenant);  // one more block: RETRY, QUOTA
-  // Put again with this time to live, 0: for ever. The later end counts: both were promised.
-  void ExtendLife(Block& block, uint32_t ttl_ms);
+  // Put again and held already: the later end and the higher class count, both were promised.
+  void PutAgain(Block& block, const wire::Put& put);
   // UNSUPPORTED, and the writer aborted: it would take the place of durable shards.
   Status Commit(const BlockRef& block, const std::shared_ptr<Writer>& writer);
   void FreeRoom(const Block& block, const Writer& writer);

@@ -164,6 +164,17 @@ TEST(StorePromises, LayersOfOneBlockAreOfOneClass) {
       << "EXISTS would promise what is not there";
 }
 
+TEST(StorePromises, HigherClassAskedAgainIsKept) {
+  StoreHarness s;
+  for (uint64_t n = 1; n <= 8; ++n) ASSERT_TRUE(s.PutBlock(n, static_cast<uint32_t>(n - 1)).ok());
+  const auto again = s.Put(s.Request(1, 0, QualityClass::kHigh), StoreHarness::Data(1));
+  ASSERT_EQ(again.segments[0].status, StatusCode::kExists) << "8 bits are there today";
+  s.store->SetBudget(s.store->stats().charged_bytes * 7 / 10);
+  for (int i = 0; i < 5; ++i) s.Settle();
+  ASSERT_GT(s.store->stats().demoted_segments, 0u);
+  EXPECT_EQ(s.Lookup({1}, QualityClass::kHigh).run, 1u);
+}
+
 TEST(StorePromises, BetterShardJoinsASpilledBlockWithoutItsHole) {
   StoreHarness s;
   wire::Put part = s.Request(1, 0);

@@ -44,9 +44,14 @@ int64_t Later(int64_t a, int64_t b) { return a == 0 || b == 0 ? 0 : std::max(a, 
 
 }  // namespace
 
-void Store::Impl::ExtendLife(Block& block, uint32_t ttl_ms) {
+void Store::Impl::PutAgain(Block& block, const wire::Put& put) {
+  blocks.Touch(block);
   block.expires_at_ms =
-      Later(block.expires_at_ms, ttl_ms == 0 ? 0 : clock.UnixMillis() + int64_t{ttl_ms});
+      Later(block.expires_at_ms, put.ttl_ms == 0 ? 0 : clock.UnixMillis() + int64_t{put.ttl_ms});
+  if (put.quality <= block.quality) return;
+  UnbookAll(block);  // its ladders end higher now
+  block.quality = put.quality;
+  BookAll(block);
 }
 
 Status Store::Impl::Admit(const Tenant& tenant) {
@@ -85,8 +90,7 @@ std::shared_ptr<Writer> Store::Impl::BeginBlock(const Caller& caller, StoreConte
   const bool better = block && put.quality > block->effective && put.quality > block->quality;
   *out = block;
   if (covered && !better) {
-    blocks.Touch(*block);
-    ExtendLife(*block, put.ttl_ms);
+    PutAgain(*block, put);
     *status = Status(StatusCode::kExists, "");
     return nullptr;
   }
