@@ -30,6 +30,7 @@ void Store::Impl::TakeBankCopy(Block& block) {
   }
   block.cells = m.cells;
   block.shards = m.shards;
+  block.quality = m.quality;  // or it would count as held in the class of what was in RAM
   block.generation = m.generation;
   block.revision = m.revision;
   block.spill_generation = 0;

@@ -61,6 +61,7 @@ void Store::Impl::Adopt(record::BlockMeta meta, Tier from) {
       return;
     block->spill_generation = 0;
     block->shards = meta.shards;
+    block->quality = meta.quality;
     block->generation = meta.generation;
   } else {
     block->generation = meta.generation;

@@ -73,6 +73,16 @@ TEST(StorePromises, DurableCopySurvivesEvictionOfWhatReplacedIt) {
   EXPECT_LT(s.ErrorOf(1), 1e-3) << "acknowledged persistent";
 }
 
+TEST(StorePromises, BanksCopyIsNotTakenForTheClassThatReplacedIt) {
+  StoreHarness s;
+  WithoutSpill(s);
+  ASSERT_TRUE(s.PutBlock(1, 0, QualityClass::kBalanced, Durability::kPersistent).ok());
+  ASSERT_TRUE(s.PutBlock(1, 0, QualityClass::kExact).ok());
+  Squeeze(s);  // balanced is what is left
+  ASSERT_TRUE(s.PutBlock(1, 0, QualityClass::kExact, Durability::kPersistent).ok());
+  EXPECT_EQ(s.ErrorOf(1), 0) << "EXISTS would promise what is not there";
+}
+
 TEST(StorePromises, DurableShardSurvivesEvictionOfAVolatileOne) {
   StoreHarness s;
   WithoutSpill(s);
