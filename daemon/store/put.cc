@@ -175,7 +175,12 @@ void Store::Put(const Caller& caller, const wire::Put& put, std::vector<KvView> 
     if (!writer && begun.code() == StatusCode::kExists && block && block->visible() &&
         put.durability == Durability::kPersistent) {
       ++op->waiting;
-      s.Persist(block, [op, b, n = put.layer_count](Status banked) {
+      s.Persist(block, [op, block, b, shard = put.shard, quality = put.quality,
+                        n = put.layer_count](Status banked) {
+        // Read back for the bank it may have turned out damaged, and the bank's older copy less.
+        if (banked.ok() &&
+            (!block->Covers(shard) || (quality > block->quality && quality > block->effective)))
+          banked = {StatusCode::kRetry, "what was held of the block is lost: put it again", 1};
         if (!banked.ok())
           for (uint16_t l = 0; l < n; ++l) op->Fail(b * n + l, banked);
         op->Finish();

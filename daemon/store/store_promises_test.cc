@@ -73,6 +73,24 @@ TEST(StorePromises, DurableCopySurvivesEvictionOfWhatReplacedIt) {
   EXPECT_LT(s.ErrorOf(1), 1e-3) << "acknowledged persistent";
 }
 
+TEST(StorePromises, DurableExistsIsOfTheWholeShardThatWasPut) {
+  StoreHarness s;
+  wire::Put half = s.Request(1, 0);
+  half.shard = {0, StoreHarness::kLayers, 0, 1};
+  half.durability = Durability::kPersistent;
+  ASSERT_TRUE(s.Put(half, StoreHarness::Data(1)).status.ok());
+  ASSERT_TRUE(s.PutBlock(1, 0).ok()) << "the whole, in memory";
+  Squeeze(s);
+  s.spill->Damage({s.caller.tenant, s.context, StoreHarness::Name(1)},
+                  {PartId::Kind::kSegment, 0, 0});
+  const auto put = [&] {
+    return s.PutBlock(1, 0, QualityClass::kBalanced, Durability::kPersistent);
+  };
+  EXPECT_EQ(put().code(), StatusCode::kRetry) << "only the half is left";
+  ASSERT_TRUE(put().ok());
+  EXPECT_LT(s.ErrorOf(1), 1e-3);
+}
+
 TEST(StorePromises, BanksCopyIsNotTakenForTheClassThatReplacedIt) {
   StoreHarness s;
   WithoutSpill(s);
