@@ -236,7 +236,11 @@ void Store::Fetch(const Caller& caller, const wire::Fetch& fetch,
     }
     ++op->waiting;
     const Tier tier = s.SpillHolds(*block) ? Tier::kSpill : Tier::kBank;
-    s.Load(block, [op, block, b, tier, read, n = fetch.layer_count](const Status& loaded) {
+    s.Load(block, [op, block, b, tier, read, n = fetch.layer_count,
+                   generation = block->generation](Status loaded) {
+      // Damaged on the spill, it came from the bank: an older one, with less than was promised.
+      if (loaded.ok() && block->generation != generation)
+        loaded = {StatusCode::kMiss, "block " + std::to_string(b) + " was damaged on disk"};
       for (uint16_t l = 0; l < n; ++l) {
         const size_t slot = size_t{b} * n + l;
         if (!loaded.ok())

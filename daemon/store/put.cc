@@ -116,7 +116,11 @@ void Store::Put(const Caller& caller, const wire::Put& put, std::vector<KvView> 
       }
       const size_t at = static_cast<size_t>(layer - put.shard.layer_begin);
       if (writer->taken[at]) {
-        op->Fail(slot, Status(StatusCode::kExists, ""));
+        // On its way is not durable yet.
+        const bool coded = writer->segments[at].bytes != 0;
+        op->Fail(slot, coded || put.durability == Durability::kVolatile
+                           ? Status(StatusCode::kExists, "")
+                           : Status(StatusCode::kRetry, "the segment is being written", 10));
         continue;
       }
       auto work = std::make_shared<Impl::EncodeWork>();

@@ -91,6 +91,37 @@ TEST(StorePromises, DurableExistsIsOfTheWholeShardThatWasPut) {
   EXPECT_LT(s.ErrorOf(1), 1e-3);
 }
 
+TEST(StorePromises, LeaseIsNotServedLessThanItPromised) {
+  StoreHarness s;
+  ASSERT_TRUE(s.PutBlock(1, 0, QualityClass::kBalanced, Durability::kPersistent).ok());
+  ASSERT_TRUE(s.PutBlock(1, 0, QualityClass::kExact).ok());
+  Squeeze(s);
+  s.spill->Damage({s.caller.tenant, s.context, StoreHarness::Name(1)},
+                  {PartId::Kind::kSegment, 0, 0});
+  const auto hit = s.Lookup({1}, QualityClass::kExact);
+  ASSERT_EQ(hit.run, 1u);
+  std::vector<float> out;
+  EXPECT_EQ(s.Fetch(hit.lease, 0, &out).reply.status.code(), StatusCode::kMiss);
+  EXPECT_LT(s.ErrorOf(1), 1e-3) << "who asks for less gets the bank's";
+}
+
+TEST(StorePromises, DurablePutUnderWayIsNotAcknowledgedByAnother) {
+  StoreHarness s;
+  wire::Put put = s.Request(1, 0);
+  put.durability = Durability::kPersistent;
+  auto data = StoreHarness::Data(1);
+  std::vector<KvView> sources;
+  for (const auto& v : StoreHarness::Views(data, 0, 2, 0))
+    sources.push_back(
+        {v.k, v.v, v.k_token_stride, v.k_head_stride, v.v_token_stride, v.v_head_stride, v.dtype});
+  wire::PutReply first, second;
+  s.store->Put(s.caller, put, sources, {}, [&](wire::PutReply reply) { first = reply; });
+  s.store->Put(s.caller, put, sources, {}, [&](wire::PutReply reply) { second = reply; });
+  s.Settle();
+  EXPECT_TRUE(first.status.ok());
+  EXPECT_EQ(second.status.code(), StatusCode::kRetry);
+}
+
 TEST(StorePromises, BanksCopyIsNotTakenForTheClassThatReplacedIt) {
   StoreHarness s;
   WithoutSpill(s);
