@@ -50,6 +50,12 @@ MutableKvView HeadsFrom(MutableKvView view, int heads) {
   return view;
 }
 
+// What a lease promised of the block. Damaged on the spill it comes from the bank, which may have
+// an older generation of it, or this one demoted before it was banked.
+bool Keeps(const Block& block, QualityClass floor, float max_nmse) {
+  return block.effective >= floor && (max_nmse <= 0 || block.nmse() <= max_nmse);
+}
+
 // Collects what has to be read of one layer; MISS where a head is not held.
 Status Gather(Block& block, int layer, uint16_t head_begin, uint16_t head_end,
               const StoreContext& ctx, const MutableKvView* target, ReadWork* work) {
@@ -221,7 +227,8 @@ void Store::Fetch(const Caller& caller, const wire::Fetch& fetch,
   for (uint32_t b = 0; b < fetch.block_count; ++b) {
     const size_t in_run = size_t{fetch.block_begin} + b;
     BlockRef block = lease->run[in_run];
-    if (block->state() == BlockState::kGone || block->generation != lease->generations[in_run]) {
+    if (block->state() == BlockState::kGone || block->generation != lease->generations[in_run] ||
+        !Keeps(*block, lease->min_quality, lease->max_nmse)) {
       for (uint16_t l = 0; l < fetch.layer_count; ++l)
         op->Fail(size_t{b} * fetch.layer_count + l,
                  {StatusCode::kMiss, "block " + std::to_string(b) + " was replaced or cleared"});
@@ -236,10 +243,9 @@ void Store::Fetch(const Caller& caller, const wire::Fetch& fetch,
     }
     ++op->waiting;
     const Tier tier = s.SpillHolds(*block) ? Tier::kSpill : Tier::kBank;
-    s.Load(block, [op, block, b, tier, read, n = fetch.layer_count,
-                   generation = block->generation](Status loaded) {
-      // Damaged on the spill, it came from the bank: an older one, with less than was promised.
-      if (loaded.ok() && block->generation != generation)
+    s.Load(block, [op, block, b, tier, read, n = fetch.layer_count, floor = lease->min_quality,
+                   max_nmse = lease->max_nmse, generation = block->generation](Status loaded) {
+      if (loaded.ok() && (block->generation != generation || !Keeps(*block, floor, max_nmse)))
         loaded = {StatusCode::kMiss, "block " + std::to_string(b) + " was damaged on disk"};
       for (uint16_t l = 0; l < n; ++l) {
         const size_t slot = size_t{b} * n + l;

@@ -57,7 +57,8 @@ void Store::Impl::Adopt(record::BlockMeta meta, Tier from) {
     block->durability = Durability::kPersistent;
     // The spill was read before: its copy goes on unless the bank has more of the block.
     if (SpillHolds(*block) && block->generation >= meta.generation &&
-        block->shards.size() >= meta.shards.size())
+        std::all_of(meta.shards.begin(), meta.shards.end(),
+                    [&](const Shard& shard) { return block->Covers(shard); }))
       return;
     block->spill_generation = 0;
     block->shards = meta.shards;

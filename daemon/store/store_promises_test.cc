@@ -122,6 +122,20 @@ TEST(StorePromises, DurablePutUnderWayIsNotAcknowledgedByAnother) {
   EXPECT_EQ(second.status.code(), StatusCode::kRetry);
 }
 
+TEST(StorePromises, RestartTakesTheBankWhereAnOlderSpillCopyIsOfAnotherShard) {
+  StoreHarness s;
+  wire::Put half = s.Request(1, 0);
+  half.shard = {0, StoreHarness::kLayers, 0, 1};
+  ASSERT_TRUE(s.Put(half, StoreHarness::Data(1)).status.ok());
+  Squeeze(s);
+  const MemoryDisk stale = *s.spill_disk;
+  s.store->Delete(s.caller, {s.context, {StoreHarness::Name(1)}});
+  ASSERT_TRUE(s.PutBlock(1, 0, QualityClass::kBalanced, Durability::kPersistent).ok());
+  *s.spill_disk = stale;  // as if the deletion had failed
+  s.Restart();
+  EXPECT_LT(s.ErrorOf(1), 1e-3);
+}
+
 TEST(StorePromises, BanksCopyIsNotTakenForTheClassThatReplacedIt) {
   StoreHarness s;
   WithoutSpill(s);
