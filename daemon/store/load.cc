@@ -74,8 +74,9 @@ void Store::Impl::Load(const BlockRef& block, std::function<void(const Status&)>
   for (Segment& s : block->segments) {
     auto extent = Reserve(s.bytes, block->serial);
     if (!extent.ok()) {
-      // What was had goes back: the range that is asked for must hold that as well.
-      wanted_range = std::max(wanted_range, total + s.bytes);
+      // What was had goes back: the range that is asked for must hold that as well, and what the
+      // allocator's bins round up by (offset_allocator.h).
+      wanted_range = std::max(wanted_range, (total + s.bytes) * 9 / 8);
       FinishLoad(block, extent.status());
       return;
     }

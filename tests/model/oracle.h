@@ -5,7 +5,9 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <random>
 #include <set>
+#include <string>
 #include <vector>
 
 #include "daemon/store/store_harness.h"
@@ -82,6 +84,26 @@ class Contents {
  private:
   std::map<std::pair<uint64_t, uint64_t>, Data> cache_;
 };
+
+// A block that was put, and what had happened to it then.
+struct Asked {
+  uint64_t block = 0, version = 0, drops = 0;
+};
+
+inline std::string Words(const wire::Put& put) {
+  return std::string(QualityName(put.quality)) +
+         (put.durability == Durability::kPersistent ? " persistent" : "") + " layers " +
+         std::to_string(put.layer_begin) + "+" + std::to_string(put.layer_count) + " heads " +
+         std::to_string(put.shard.head_begin) + ".." + std::to_string(put.shard.head_end);
+}
+
+// The bytes of an opaque object.
+inline std::vector<std::byte> Object(uint64_t n, uint64_t version) {
+  std::mt19937_64 random(n * 977 + version);
+  std::vector<std::byte> bytes(100 + random() % 5000);
+  for (std::byte& x : bytes) x = static_cast<std::byte>(random());
+  return bytes;
+}
 
 // Mean over the tiles of error / energy: what the store calls nmse. 0: byte for byte.
 inline double Nmse(const float* got, const std::vector<float>& want) {

@@ -31,11 +31,6 @@ struct Held {
   float max_nmse = 0;
 };
 
-// A block that was put, and what had happened to it then.
-struct Asked {
-  uint64_t block = 0, version = 0, drops = 0;
-};
-
 class Model {
  public:
   Model(uint64_t seed, bool faults) : dice_(seed), faults_(faults), s_(Arena(seed), Options()) {}
@@ -71,9 +66,12 @@ class Model {
   Caller Somebody() { return {1 + Roll(3), s_.caller.tenant}; }
 
   void Say(const std::string& what, uint64_t b, const std::string& more = "") const {
-    if (tracing_)
-      std::printf("%d: %s %d v%d %s\n", operation_, what.c_str(), static_cast<int>(b),
-                  b < kBlocks ? static_cast<int>(truth_[b].version) : 0, more.c_str());
+    if (!tracing_) return;
+    const record::BlockKey key{s_.caller.tenant, s_.context, Name(b)};
+    std::printf("%d: %s %d v%d%s%s %s\n", operation_, what.c_str(), static_cast<int>(b),
+                b < kBlocks ? static_cast<int>(truth_[b].version) : 0,
+                s_.spill_disk->blocks.count(key) ? " in spill" : "",
+                s_.bank_disk->blocks.count(key) ? " in bank" : "", more.c_str());
   }
 
   static BlockHash Name(uint64_t b) { return StoreHarness::Name(b + 1); }
@@ -163,13 +161,6 @@ class Model {
       --pending_;
       Acknowledge(put, whole, call->blocks, reply);
     });
-  }
-
-  static std::string Words(const wire::Put& put) {
-    return std::string(QualityName(put.quality)) +
-           (put.durability == Durability::kPersistent ? " persistent" : "") + " layers " +
-           std::to_string(put.layer_begin) + "+" + std::to_string(put.layer_count) + " heads " +
-           std::to_string(put.shard.head_begin) + ".." + std::to_string(put.shard.head_end);
   }
 
   void Acknowledge(const wire::Put& put, bool whole, const std::vector<Asked>& blocks,
@@ -405,12 +396,6 @@ class Model {
           EXPECT_TRUE(right) << "object " << n << ": other bytes";
           ++verified_;
         });
-  }
-  static std::vector<std::byte> Object(uint64_t n, uint64_t version) {
-    std::mt19937_64 random(n * 977 + version);
-    std::vector<std::byte> bytes(100 + random() % 5000);
-    for (std::byte& x : bytes) x = static_cast<std::byte>(random());
-    return bytes;
   }
 
   void CloseSession() {
