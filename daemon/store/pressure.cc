@@ -262,11 +262,14 @@ bool Store::Impl::EvictFromSpill(uint64_t bytes) {
 }
 
 void Store::Impl::CompactSlice() {
-  if (plan.empty()) plan = arena.PlanCompaction(wanted_range);
-  if (plan.empty()) {
-    // In pieces that nothing joins: fewer bytes then, or whoever asked would hear RETRY for ever.
+  // In pieces that nothing joins: fewer bytes then, or whoever asked would hear RETRY for ever.
+  const auto end = [this] {
     if (arena.stats().storage.largest_free_bytes < wanted_range) MoveColdBlocks(wanted_range);
     wanted_range = 0;
+  };
+  if (plan.empty()) plan = arena.PlanCompaction(wanted_range);
+  if (plan.empty()) {
+    end();
     return;
   }
   uint64_t moved = 0;
@@ -286,10 +289,9 @@ void Store::Impl::CompactSlice() {
         return false;  // of a put that is being encoded
       });
   counts.compacted_bytes += moved;
-  if (finished) {
-    plan = {};
-    wanted_range = 0;
-  }
+  if (!finished) return;
+  plan = {};
+  end();  // an extent may have found no room outside the window
 }
 
 void Store::Impl::ExpireSlice() {
