@@ -83,8 +83,8 @@ TEST_F(LadderSetTest, SplitWithOmega) {
   ASSERT_FALSE(balanced.pair);
   EXPECT_EQ(balanced.log2_omega_k, -3);
   EXPECT_EQ(balanced.k.rungs().front().k_kind, kind::kPlain8);
-  EXPECT_EQ(balanced.k.rungs().back().k_kind, kind::Level(basis.LevelOf(2)));
-  EXPECT_EQ(balanced.v.rungs().back().v_kind, kind::VBits(2));
+  EXPECT_EQ(balanced.k.rungs().back().k_kind, kind::Level(basis.LevelOf(1)));
+  EXPECT_EQ(balanced.v.rungs().back().v_kind, kind::VBits(1));
   ExpectConvex(balanced.k);
   ExpectConvex(balanced.v);
 
@@ -93,11 +93,11 @@ TEST_F(LadderSetTest, SplitWithOmega) {
   EXPECT_EQ(small.v.rungs().back().v_kind, kind::VBits(0));
   ExpectConvex(small.k);
   ExpectConvex(small.v);
-  // Never observed: L1 and 2 bits of V or more.
+  // Never observed: L1 and 1 bit of V or more.
   const Rung& k = small.k.rungs()[static_cast<size_t>(small.k.floor(false))];
   EXPECT_GE(basis.mean_bits(1, k.k_kind - kind::kLevel0), .75);
   EXPECT_GE(k.k_kind, kind::Level(basis.LevelOf(1)));
-  EXPECT_EQ(small.v.rungs()[static_cast<size_t>(small.v.floor(false))].v_kind, kind::VBits(2));
+  EXPECT_EQ(small.v.rungs()[static_cast<size_t>(small.v.floor(false))].v_kind, kind::VBits(1));
   EXPECT_GT(small.k.floor(true), small.k.floor(false));
 }
 

@@ -179,7 +179,9 @@ class Server:
             m = self._metrics()
             now = (m["dynacompress_charged_bytes"], m["dynacompress_price_log2"],
                    m["dynacompress_codec_seconds_total"])  # fmt: skip
-            equal = equal + 1 if now == last else 0
+            reports = {k: v for k, v in m.items() if "reports_total" in k}
+            waiting = 2 * max(reports.values()) - sum(reports.values())  # received, not yet folded
+            equal = equal + 1 if now == last and waiting == 0 else 0
             last = now
             if equal >= SETTLED:
                 return
