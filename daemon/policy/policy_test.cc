@@ -57,8 +57,8 @@ TEST(Policies, Conform) {
       }
     }
     if (!(*policy)->drops_tokens()) {
-      LiveMasks live;
-      EXPECT_EQ((*policy)->SelectLive({}, &live).code(), StatusCode::kUnsupported);
+      ChainChoice choice;
+      EXPECT_EQ((*policy)->SelectLive({}, &choice).code(), StatusCode::kUnsupported);
     }
   }
 }
