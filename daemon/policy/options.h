@@ -48,6 +48,9 @@ struct PrintedOptions {
   double tau = 0.5;  // of A as printed, of log2 r corrected
 };
 
+// omega of a profile (policy.md 4): of each head, of each layer (its heads' mean), or not at all.
+enum class OmegaGrain : uint8_t { kOff, kLayer, kHead };
+
 struct PolicyOptions {
   std::string name = "dynacompress";
   std::string score_source = "auto";  // auto, keys_only, query_window, column_mass
@@ -59,6 +62,7 @@ struct PolicyOptions {
   int uniform_v_bits = 2;
   DropOptions drop;
   PrintedOptions printed;
+  OmegaGrain omega = OmegaGrain::kHead;
 };
 
 struct LearnerOptions {

@@ -111,6 +111,17 @@ TEST(Sensitivity, ContextsMeetAtOnePrice) {
   EXPECT_NEAR(one->layer(0).log2_k[1] - one->layer(0).log2_k[0], kEighths, 1);
 }
 
+// Heads of 1 and 2: with the grain of a layer both have 1.5, a layer's own.
+TEST(Sensitivity, ALayersHeadsMayBeAlike) {
+  const ContextSpec spec = testing::SmallSpec(2, 2);
+  auto cells = Cells(spec, 1);
+  for (auto& c : cells[1]) c.omega_k *= 4;
+  auto made = Sensitivity::Make(spec, cells, OmegaGrain::kLayer);
+  ASSERT_TRUE(made.ok());
+  EXPECT_EQ(made->layer(0).log2_k[0], made->layer(0).log2_k[1]);
+  EXPECT_NEAR(made->layer(1).log2_k[0] - made->layer(0).log2_k[0], 2 * kEighths, 1);
+}
+
 TEST(Sensitivity, RefusesWhatIsNotASensitivity) {
   const ContextSpec spec = testing::SmallSpec();
   for (float bad : {0.f, -1.f, std::nanf(""), std::numeric_limits<float>::infinity()}) {
