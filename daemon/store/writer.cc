@@ -211,6 +211,7 @@ void Store::Impl::Commit(const BlockRef& ref, const std::shared_ptr<Writer>& wri
     block.cells.clear();
     block.shards.clear();
     block.history.clear();
+    block.dropped = false;
     block.spill_generation = 0;  // the old copy is overwritten by the next spill
   } else {
     // Nobody drops the rest of a block that is being written: the newcomer alone would be a hole.
@@ -238,6 +239,7 @@ void Store::Impl::Commit(const BlockRef& ref, const std::shared_ptr<Writer>& wri
   Charge(block);
   BookAll(block);
   blocks.Touch(block);
+  if (policy->drops_tokens() && policy->scores() != ScoreSource::kReports) DropLater(ref);
   if (Charged() > Limit()) NeedTick();
 }
 
