@@ -171,6 +171,7 @@ void DecideChain(DropWork* work, const Policy& policy, Backend& backend) {
     view.live.emplace_back(live[l]);
   }
   work->status = policy.SelectLive(view, &work->choice);
+  work->histories.clear();
 }
 
 }  // namespace
@@ -259,8 +260,7 @@ bool Store::Impl::GatherDrop(TimePoint until) {
       work.chain.size() << 20,  // never inside this call: a whole chain is looked at
       [work = drop, &chosen = *policy, &be = backend] { DecideChain(work.get(), chosen, be); },
       [this, work = drop] {
-        work->histories.clear();
-        work->segments.clear();
+        work->segments.clear();  // here: what reads the arena is let go of on the loop
         work->phase = DropWork::Phase::kApply;
         work->next_block = 0;
         if (!work->status.ok()) {
