@@ -97,6 +97,9 @@ struct Store::Impl {
   // The writer for this block, made if need be; null with *code set when nothing need be written.
   std::shared_ptr<Writer> BeginBlock(const Caller& caller, StoreContext& ctx, const wire::Put& put,
                                      size_t i, BlockRef* block, Status* status);
+  bool Outdoes(QualityClass quality, const Block& block) const;  // a put replaces what is held
+  // A put heard EXISTS: from now on the block is held at that class, until a restart.
+  void Promise(QualityClass quality, Block& block);
   void SegmentEncoded(const BlockRef& block, const std::shared_ptr<Writer>& writer);
   void Commit(const BlockRef& block, const std::shared_ptr<Writer>& writer);
   void FreeRoom(const Block& block, const Writer& writer);

@@ -57,9 +57,10 @@ std::shared_ptr<Writer> Store::Impl::BeginBlock(const Caller& caller, StoreConte
   if (!status->ok()) return nullptr;
 
   const bool covered = block && block->visible() && block->Covers(put.shard);
-  const bool better = block && put.quality > block->effective && put.quality > block->quality;
+  const bool better = block && Outdoes(put.quality, *block);
   *out = block;
   if (covered && !better) {
+    Promise(put.quality, *block);
     blocks.Touch(*block);
     *status = Status(StatusCode::kExists, "");
     return nullptr;
@@ -139,6 +140,20 @@ std::shared_ptr<Writer> Store::Impl::BeginBlock(const Caller& caller, StoreConte
   NeedTick();  // arms the time-out
   *out = block;
   return writer;
+}
+
+bool Store::Impl::Outdoes(QualityClass quality, const Block& block) const {
+  if (quality <= block.quality) return false;
+  return quality > block.effective ||  // what is on its way down is not what it will be
+         std::any_of(block.segments.begin(), block.segments.end(),
+                     [](const Segment& s) { return s.transcoding; });
+}
+
+void Store::Impl::Promise(QualityClass quality, Block& block) {
+  if (quality <= block.quality) return;
+  UnbookAll(block);
+  block.quality = quality;
+  if (block.state() == BlockState::kResident) BookAll(block);
 }
 
 void Store::Impl::EndWriter(Block& block, const std::shared_ptr<Writer>& writer) {
