@@ -297,5 +297,99 @@ TEST(Drop, PrintedRulesMoveBits) {
   EXPECT_LT(s.ErrorOf(3), 1e-3);
 }
 
+// Two chains of one prefix: each is decided with all of its own blocks, and what the first one
+// dropped of the prefix does not count against the second.
+TEST(Drop, ChainsMayShareAPrefix) {
+  DropHarness s(Options("random", .25, 0));
+  s.PutChain(2);
+  s.Wait();
+  EXPECT_EQ(s.Kept(2), 32 * kLayers * kHeads);
+  const auto prefix = s.Masks(1);
+  for (uint64_t n : {7, 8}) {
+    wire::Put put = s.Request(n, 2);
+    put.parent = StoreHarness::Name(2);
+    ASSERT_TRUE(s.Put(put, StoreHarness::Data(n)).status.ok());
+    s.Wait();
+    for (size_t i = 0; i < prefix.size(); ++i) EXPECT_EQ(s.Masks(1)[i] & ~prefix[i], 0u);
+    int kept = s.Kept(2);
+    for (uint64_t mask : s.Masks(n)) kept += std::popcount(mask);
+    EXPECT_EQ(kept, 48 * kLayers * kHeads);
+  }
+}
+
+// What happens to the chain while it is being decided is seen when the masks are to be applied.
+TEST(Drop, ChainChangesWhileItIsDecided) {
+  for (const char* policy : {"keydiff", "streamingllm"}) {
+    SCOPED_TRACE(policy);
+    const auto decide = [&](DropHarness& s) {
+      s.PutChain(3);
+      s.clock.Advance(milliseconds(1500));
+      for (int i = 0; i < 100 && s.codec.waiting() == 0; ++i) s.store->Tick();
+      ASSERT_EQ(s.codec.waiting(), 1u) << "the decision waits for its thread";
+    };
+    {
+      DropHarness s(Options(policy));
+      decide(s);
+      s.store->Clear(s.caller, {s.context});
+      s.Settle();
+      EXPECT_EQ(s.arena->used_bytes(), 0u);
+    }
+    {
+      DropHarness s(Options(policy));
+      decide(s);
+      ASSERT_TRUE(s.PutBlock(2, 1, QualityClass::kExact).ok());  // raw as it is
+      EXPECT_EQ(s.ErrorOf(2), 0);
+      for (uint64_t mask : s.Masks(2)) EXPECT_EQ(mask, ~uint64_t{0});
+      for (uint64_t mask : s.Masks(3)) EXPECT_NE(mask, ~uint64_t{0});
+    }
+    {
+      DropHarness s(Options(policy));
+      decide(s);
+      const auto hit = s.Lookup({1, 2, 3}, QualityClass::kBalanced);
+      ASSERT_EQ(hit.run, 3u);
+      s.Settle();
+      std::vector<float> got;
+      for (uint64_t mask : s.Fetch(hit.lease, 1, &got, true).reply.live)
+        EXPECT_EQ(mask, ~uint64_t{0});
+      s.store->ReleaseLease(s.caller, hit.lease);
+      s.Wait();
+      EXPECT_EQ(s.Kept(3), 48 * kLayers * kHeads) << "it was tried again";
+    }
+  }
+}
+
+// A window of queries is scored here: the token whose key they all point at stays.
+TEST(Drop, QueryWindowsDecideToo) {
+  DropHarness s(Options("fastkv", .25, 8));
+  s.PutChain(2);
+  const auto data = StoreHarness::Data(1);
+  wire::Report r;
+  r.context = s.context;
+  r.kind = wire::ReportKind::kQueryWindow;
+  r.leaf = StoreHarness::Name(2);
+  r.layer_count = kLayers;
+  r.head_end = kHeads;
+  r.queries = 8;
+  r.advance = 128;
+  r.first_query_position = 120;
+  r.dtype = DType::kF32;
+  constexpr int kTarget = 29, kGroup = 2;
+  std::vector<float> queries;  // [layer][query][q_head][dim]
+  for (int l = 0; l < kLayers; ++l)
+    for (int q = 0; q < 8; ++q)
+      for (int h = 0; h < kHeads * kGroup; ++h)
+        for (int c = 0; c < kDim; ++c)
+          queries.push_back(2 * TileOf(data, l, h / kGroup, 0)[kTarget * kDim + c]);
+  std::vector<std::byte> bytes(queries.size() * sizeof(float));
+  std::memcpy(bytes.data(), queries.data(), bytes.size());
+  Status status = Internal("not answered");
+  s.store->Report(s.caller, r, bytes, [&](Status got) { status = got; });
+  s.Settle();
+  ASSERT_TRUE(status.ok()) << status.ToString();
+  s.Wait();
+  EXPECT_EQ(s.Kept(2), 32 * kLayers * kHeads);
+  for (uint64_t mask : s.Masks(1)) EXPECT_EQ(mask >> (kTarget - 3) & 127, 127u) << "and its like";
+}
+
 }  // namespace
 }  // namespace dyna
