@@ -199,10 +199,11 @@ bool Store::Impl::DropSlice(TimePoint until) {
     // One that was put off since has another entry.
     if (leaf && leaf->state() == BlockState::kResident && leaf->drop_due == due.at) BeginDrop(leaf);
   }
-  if (!drop) return false;
-  if (drop->phase == DropWork::Phase::kGather) return GatherDrop(until);
-  if (drop->phase == DropWork::Phase::kApply) return ApplyDrop(until);
-  return false;  // its codec job says when to go on
+  bool more = false;
+  if (drop && drop->phase == DropWork::Phase::kGather) more = GatherDrop(until);
+  if (drop && drop->phase == DropWork::Phase::kApply) more = ApplyDrop(until);
+  if (drop) return more;  // while it runs its codec job says when to go on
+  return !drops_due.empty() && drops_due.front().at <= clock.Now();
 }
 
 void Store::Impl::BeginDrop(const BlockRef& leaf) {
@@ -302,7 +303,8 @@ bool Store::Impl::DropTokens(const BlockRef& block, size_t index, size_t place) 
   const BasisName name = s.basis != 0 ? s.basis : ctx.CurrentBasis(s.layer);
   const auto ladders = ctx.Ladders(*policy, s.layer, name, block->quality);
   if (!ladders) return true;
-  const std::vector<TilePlan> today = PlanOfToday(*block, s);
+  std::vector<TilePlan> today;
+  PlanOfToday(*block, s, &today);
   std::vector<TilePlan> plan_now = today;
   const size_t blocks_in_chain = drop->chain.size();
   for (size_t h = 0; h < plan_now.size(); ++h) {

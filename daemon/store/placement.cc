@@ -82,13 +82,12 @@ std::vector<TilePlan> Store::Impl::PlanPut(StoreContext& ctx, TenantId tenant, c
   return out;
 }
 
-std::vector<TilePlan> Store::Impl::PlanOfToday(const Block& block, const Segment& s) {
-  std::vector<TilePlan> plan(s.kv_heads);
-  for (size_t h = 0; h < plan.size(); ++h) {
+void Store::Impl::PlanOfToday(const Block& block, const Segment& s, std::vector<TilePlan>* plan) {
+  plan->resize(s.kv_heads);
+  for (size_t h = 0; h < plan->size(); ++h) {
     const record::Cell& cell = block.cells[s.cell + h];
-    plan[h] = {cell.k_kind, cell.v_kind, s.live.empty() ? ~uint64_t{0} : s.live[h]};
+    (*plan)[h] = {cell.k_kind, cell.v_kind, s.live.empty() ? ~uint64_t{0} : s.live[h]};
   }
-  return plan;
 }
 
 bool Store::Impl::Priced(const Block& block) const {

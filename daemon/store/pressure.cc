@@ -73,7 +73,7 @@ bool Store::Impl::DemoteSlice(TimePoint until) {
       Segment& s = block->segments[i];
       if (!s.booked || s.transcoding || s.booked_frozen) continue;
       if (transcodes >= options.demotions_in_flight) break;
-      plan_now = PlanOfToday(*block, s);
+      PlanOfToday(*block, s, &plan_now);
       Decide(AsPriced(*block, s), book.price(block->key.tenant), false, options.policy.price,
              plan_now);
       bool fewer = false;

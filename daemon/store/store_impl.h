@@ -85,7 +85,7 @@ struct Store::Impl {
   void Charge(Block& block);  // recomputes what the budget counts beside the arena
   void Uncharge(Block& block);
   void Appraise(Block& block);  // effective class, mean bits
-  static std::vector<TilePlan> PlanOfToday(const Block& block, const Segment& segment);
+  static void PlanOfToday(const Block& block, const Segment& segment, std::vector<TilePlan>* plan);
   void UseBasis(StoreContext& ctx, BasisName name, int change);
 
   // ---- put.cc
