@@ -129,5 +129,18 @@ TEST_F(LadderSetTest, KnowsWhereATileStands) {
   EXPECT_EQ(cell.RungOf(cell.k, rungs[1].k_kind, kind::VBits(2)), 1);  // K still has steps
 }
 
+TEST(KindFor, TakesTheNarrowestThatHasTheBits) {
+  const auto basis = testing::FallingBasis(2, 64);
+  EXPECT_EQ(KKindFor(basis.get(), 0, 2), kind::Level(basis->LevelOf(2)));
+  EXPECT_EQ(KKindFor(basis.get(), 0, 2.1), kind::Level(basis->LevelOf(2) + 1));
+  EXPECT_EQ(KKindFor(basis.get(), 0, 6), kind::kPlain8);
+  EXPECT_EQ(KKindFor(nullptr, 0, 2), kind::kPlain4);
+  EXPECT_EQ(KKindFor(nullptr, 0, 4.5), kind::kPlain8);
+  EXPECT_EQ(KKindFor(nullptr, 0, 9), kind::kRaw);
+  EXPECT_EQ(VKindFor(0), kind::VBits(0));
+  EXPECT_EQ(VKindFor(3), kind::VBits(4));
+  EXPECT_EQ(VKindFor(8.5), kind::kRaw);
+}
+
 }  // namespace
 }  // namespace dyna

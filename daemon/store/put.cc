@@ -61,11 +61,14 @@ bool Store::WantsPut(const Caller& caller, const wire::Put& put, wire::PutReply*
     BlockRef block = impl_->blocks.Find({caller.tenant, put.context, hash});
     impl_->DropIfExpired(&block);
     if (!block || !block->visible() || !block->Covers(put.shard) ||
-        (put.quality > block->effective && put.quality > block->quality))
+        impl_->Outdoes(put.quality, *block))
       return true;
   }
-  for (const BlockHash& hash : put.hashes)
-    impl_->blocks.Touch(*impl_->blocks.Find({caller.tenant, put.context, hash}));
+  for (const BlockHash& hash : put.hashes) {
+    Block& block = *impl_->blocks.Find({caller.tenant, put.context, hash});
+    impl_->Promise(put.quality, block);
+    impl_->blocks.Touch(block);
+  }
   impl_->counts.exists += reply->segments.size();
   return false;
 }

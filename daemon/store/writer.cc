@@ -57,9 +57,10 @@ std::shared_ptr<Writer> Store::Impl::BeginBlock(const Caller& caller, StoreConte
   if (!status->ok()) return nullptr;
 
   const bool covered = block && block->visible() && block->Covers(put.shard);
-  const bool better = block && put.quality > block->effective && put.quality > block->quality;
+  const bool better = block && Outdoes(put.quality, *block);
   *out = block;
   if (covered && !better) {
+    Promise(put.quality, *block);
     blocks.Touch(*block);
     *status = Status(StatusCode::kExists, "");
     return nullptr;
@@ -141,6 +142,20 @@ std::shared_ptr<Writer> Store::Impl::BeginBlock(const Caller& caller, StoreConte
   return writer;
 }
 
+bool Store::Impl::Outdoes(QualityClass quality, const Block& block) const {
+  if (quality <= block.quality) return false;
+  return quality > block.effective ||  // what is on its way down is not what it will be
+         std::any_of(block.segments.begin(), block.segments.end(),
+                     [](const Segment& s) { return s.transcoding; });
+}
+
+void Store::Impl::Promise(QualityClass quality, Block& block) {
+  if (quality <= block.quality) return;
+  UnbookAll(block);
+  block.quality = quality;
+  if (block.state() == BlockState::kResident) BookAll(block);
+}
+
 void Store::Impl::EndWriter(Block& block, const std::shared_ptr<Writer>& writer) {
   writer->aborted = true;
   ++counts.aborted_puts;
@@ -211,6 +226,7 @@ void Store::Impl::Commit(const BlockRef& ref, const std::shared_ptr<Writer>& wri
     block.cells.clear();
     block.shards.clear();
     block.history.clear();
+    block.dropped = false;
     block.spill_generation = 0;  // the old copy is overwritten by the next spill
   } else {
     // Nobody drops the rest of a block that is being written: the newcomer alone would be a hole.
@@ -238,6 +254,7 @@ void Store::Impl::Commit(const BlockRef& ref, const std::shared_ptr<Writer>& wri
   Charge(block);
   BookAll(block);
   blocks.Touch(block);
+  if (policy->drops_tokens() && policy->scores() != ScoreSource::kReports) DropLater(ref);
   if (Charged() > Limit()) NeedTick();
 }
 
