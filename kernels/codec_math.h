@@ -246,6 +246,15 @@ DYNA_HD inline float VGain(float sum_zz, float sum_zu, float sum_uu) {
   const float unbiased = sum_zz / sum_zu, capped = 2.0f * sum_zu / sum_uu;
   return unbiased < capped ? unbiased : capped;
 }
+// What z' of `from` bits is multiplied by before it is quantised to `to`: a quantiser's output is
+// no Gaussian any more, and its gain would shrink it (2 -> 1: by 2.1 %). Measured on Gaussian rows;
+// real V agrees within .001. So <z, z'> = <z, z> holds over the whole ladder.
+DYNA_HD constexpr float DemotionGain(int from, int to) {
+  if (from == 2 && to == 1) return 1.0216f;
+  if (from == 4 && to == 1) return 1.0036f;
+  if (from == 4 && to == 2) return 1.0018f;
+  return 1.0f;
+}
 DYNA_HD inline float DecodeV(int stored, int bits, float gain) {
   return RoundF16(gain * VUnit(stored, bits));
 }

@@ -12,7 +12,7 @@ namespace dyna::record {
 namespace {
 
 constexpr uint32_t kMaxTableDepth = 16, kMaxTables = 4096;
-constexpr uint8_t kPinned = 1, kOpaque = 2;  // BlockFixed.flags
+constexpr uint8_t kPinned = 1, kOpaque = 2, kDropped = 4;  // BlockFixed.flags
 
 using Builder = flatbuffers::FlatBufferBuilder;
 template <typename T>
@@ -52,7 +52,8 @@ Body Build(Builder& b, const BlockMeta& m) {
   std::vector<fb::LayerClock> clocks;
   for (const LayerClock& c : m.clocks) clocks.emplace_back(c.tokens, c.reports);
 
-  const uint8_t flags = static_cast<uint8_t>((m.pinned ? kPinned : 0) | (m.opaque ? kOpaque : 0));
+  const uint8_t flags = static_cast<uint8_t>((m.pinned ? kPinned : 0) | (m.opaque ? kOpaque : 0) |
+                                             (m.dropped ? kDropped : 0));
   const fb::BlockFixed fixed(
       m.key.tenant, m.key.context, m.reuse_at_ms, m.expires_at_ms, ToFb(m.key.hash), ToFb(m.parent),
       m.index, m.generation, m.revision, m.reuse, m.nmse, m.mean_bits, m.history_bytes,
@@ -139,6 +140,7 @@ Result<Row> Read(const fb::Block& b) {
   m.durability = static_cast<Durability>(f.durability());
   m.pinned = (f.flags() & kPinned) != 0;
   m.opaque = (f.flags() & kOpaque) != 0;
+  m.dropped = (f.flags() & kDropped) != 0;
   m.reuse = f.reuse();
   m.nmse = f.nmse();
   m.mean_bits = f.mean_bits();

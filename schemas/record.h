@@ -68,6 +68,7 @@ struct BlockMeta {
   QualityClass quality = QualityClass::kBalanced;
   Durability durability = Durability::kVolatile;
   bool pinned = false;
+  bool dropped = false;                // some tokens are not live: their masks are in the segments
   bool opaque = false;                 // a whole object of unknown meaning: one segment, layer 0
   float reuse = 0;                     // h, as of reuse_at_ms
   float nmse = 0;                      // of K and V over the whole block

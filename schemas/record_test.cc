@@ -86,6 +86,14 @@ TEST(Record, RoundTrips) {
   }
 }
 
+TEST(Record, ABlockMayLackTokens) {
+  BlockMeta m = Block();
+  m.dropped = true;
+  const auto parsed = Parse(Serialize(m));
+  ASSERT_TRUE(parsed.ok()) << parsed.status().ToString();
+  EXPECT_EQ(*parsed, Row(m));
+}
+
 // What an earlier build wrote is read for ever. DYNA_WRITE_GOLDEN=1 writes the files of a new row.
 TEST(Record, ReadsGoldenBuffers) {
   for (const auto& [name, row] : Samples()) {

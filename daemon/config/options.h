@@ -66,7 +66,7 @@ struct BankOptions {
 };
 
 struct PolicyOptions {
-  // how bits are given out: dynacompress, full, uniform
+  // how bits are given out: dynacompress, full, uniform; the others drop tokens (daemon/policy)
   std::string name = "dynacompress";
   // 0..1: share of importance that attention history decides; 1 starves old facts
   double hedge = 0.5;
@@ -80,6 +80,30 @@ struct PolicyOptions {
   std::string history = "group";
   // s until a hit counts half
   double reuse_half_life_s = 600;
+  // head, layer (a layer's heads alike), off: what of a profile's sensitivities counts
+  std::string omega = "head";
+  // 0..8, of policy uniform: target of K's level; without a basis 4 or 8
+  double uniform_k_bits = 2;
+  // 0, 1, 2, 4, 8, of policy uniform: width of V
+  uint32_t uniform_v_bits = 2;
+  // 0..1 of a chain's tokens, of policies that drop tokens
+  double keep = 0.25;
+  // ms after a chain's last block or report until its tokens are dropped
+  uint32_t drop_after_ms = 1000;
+  // last tokens kept, of policies that drop tokens; 0: as in the paper
+  uint32_t window = 0;
+  // odd tokens of the pooling kernel (snapkv, fastkv, dynamickv); 0: as in the paper
+  uint32_t pool = 0;
+  // least bits, of policies printed and printed_corrected
+  double printed_b_min = 2;
+  // most bits, of policies printed and printed_corrected
+  double printed_b_max = 8;
+  // how far attention (printed) or its rank (corrected) moves the bits
+  double printed_gamma = 1;
+  // steepness of pruning, of both
+  double printed_lambda = 4;
+  // where half is pruned: share of attention (printed), log2 of relative (corrected)
+  double printed_tau = 0.5;
 };
 
 struct LearnerOptions {

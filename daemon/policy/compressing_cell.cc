@@ -6,8 +6,12 @@
 namespace dyna {
 namespace {
 
-constexpr double kUnobservedBits = 1;  // never observed: L1 and V 2 bits or more (policy 5)
-constexpr double kBalancedBits = 2;    // floor of class `balanced` with a basis: (L2, 2)
+// Never observed: L1 and V 1 bit or more. The 2 bits of V that policy 5 asks for kept whole
+// contexts from their budget: a block is always put before its first report, and K paid for it.
+constexpr double kUnobservedBits = 1;
+// Floors of class `balanced`. Pairs end at (L2, 2) by their table; with omega the cells that mind
+// least go on to here, else 6 x would be (L2, 2) everywhere and omega without a say.
+constexpr double kBalancedBits = 1;
 
 // The pair's errors were measured as KL of a whole model at one rung (policy 4).
 struct PairRung {
@@ -85,8 +89,8 @@ class CellMaker {
     for (int bits : {8, 4, 2, 1, 0}) {
       if (bits < floor) break;
       const uint8_t v = kind::VBits(bits);
-      rungs.push_back(
-          {0, v, cell_.v_bytes[v], VError(bits) * (bits ? 1 : kMeanCharge), 0, bits >= 2});
+      rungs.push_back({0, v, cell_.v_bytes[v], VError(bits) * (bits ? 1 : kMeanCharge), 0,
+                       bits >= kUnobservedBits});
     }
     return Ladder(UnitKind::kV, rungs);
   }

@@ -83,6 +83,22 @@ double VError(int bits) {
   }
 }
 
+uint8_t KKindFor(const Basis* basis, int head, double bits) {
+  if (bits > 8) return kind::kRaw;
+  if (basis != nullptr && basis->Covers(head) && basis->seen(head)) {
+    for (int level = 0; level < basis->info().levels; ++level)
+      if (basis->target(level) >= bits) return kind::Level(level);
+    return kind::kPlain8;
+  }
+  return bits > 4 ? kind::kPlain8 : kind::kPlain4;
+}
+
+uint8_t VKindFor(double bits) {
+  for (int width : {0, 1, 2, 4, 8})
+    if (width >= bits) return kind::VBits(width);
+  return kind::kRaw;
+}
+
 CellLadder CellBytes(const LayerModel& layer, int head) {
   CellLadder cell;
   const int d = layer.shape->head_dim;

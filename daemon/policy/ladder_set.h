@@ -102,6 +102,11 @@ double PlainError(int bits);
 inline constexpr double kMeanCharge = 4;  // errors that all tokens of a tile share add up
 inline constexpr double kMaskCharge = 16;
 
+// The narrowest kinds of at least `bits` an element. K below 4 bits only with a basis that has seen
+// the head; above 8 it is raw.
+uint8_t KKindFor(const Basis* basis, int head, double bits);
+uint8_t VKindFor(double bits);
+
 // Fills the byte tables of a head; the ladders are the policy's.
 CellLadder CellBytes(const LayerModel& layer, int head);
 // The ladder of one rung: the price has nothing to decide.

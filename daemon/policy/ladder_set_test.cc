@@ -83,8 +83,8 @@ TEST_F(LadderSetTest, SplitWithOmega) {
   ASSERT_FALSE(balanced.pair);
   EXPECT_EQ(balanced.log2_omega_k, -3);
   EXPECT_EQ(balanced.k.rungs().front().k_kind, kind::kPlain8);
-  EXPECT_EQ(balanced.k.rungs().back().k_kind, kind::Level(basis.LevelOf(2)));
-  EXPECT_EQ(balanced.v.rungs().back().v_kind, kind::VBits(2));
+  EXPECT_EQ(balanced.k.rungs().back().k_kind, kind::Level(basis.LevelOf(1)));
+  EXPECT_EQ(balanced.v.rungs().back().v_kind, kind::VBits(1));
   ExpectConvex(balanced.k);
   ExpectConvex(balanced.v);
 
@@ -93,11 +93,11 @@ TEST_F(LadderSetTest, SplitWithOmega) {
   EXPECT_EQ(small.v.rungs().back().v_kind, kind::VBits(0));
   ExpectConvex(small.k);
   ExpectConvex(small.v);
-  // Never observed: L1 and 2 bits of V or more.
+  // Never observed: L1 and 1 bit of V or more.
   const Rung& k = small.k.rungs()[static_cast<size_t>(small.k.floor(false))];
   EXPECT_GE(basis.mean_bits(1, k.k_kind - kind::kLevel0), .75);
   EXPECT_GE(k.k_kind, kind::Level(basis.LevelOf(1)));
-  EXPECT_EQ(small.v.rungs()[static_cast<size_t>(small.v.floor(false))].v_kind, kind::VBits(2));
+  EXPECT_EQ(small.v.rungs()[static_cast<size_t>(small.v.floor(false))].v_kind, kind::VBits(1));
   EXPECT_GT(small.k.floor(true), small.k.floor(false));
 }
 
@@ -127,6 +127,19 @@ TEST_F(LadderSetTest, KnowsWhereATileStands) {
     EXPECT_EQ(cell.RungOf(cell.k, rungs[i].k_kind, rungs[i].v_kind), static_cast<int>(i));
   EXPECT_EQ(cell.RungOf(cell.k, kind::kRaw, kind::kRaw), -1);
   EXPECT_EQ(cell.RungOf(cell.k, rungs[1].k_kind, kind::VBits(2)), 1);  // K still has steps
+}
+
+TEST(KindFor, TakesTheNarrowestThatHasTheBits) {
+  const auto basis = testing::FallingBasis(2, 64);
+  EXPECT_EQ(KKindFor(basis.get(), 0, 2), kind::Level(basis->LevelOf(2)));
+  EXPECT_EQ(KKindFor(basis.get(), 0, 2.1), kind::Level(basis->LevelOf(2) + 1));
+  EXPECT_EQ(KKindFor(basis.get(), 0, 6), kind::kPlain8);
+  EXPECT_EQ(KKindFor(nullptr, 0, 2), kind::kPlain4);
+  EXPECT_EQ(KKindFor(nullptr, 0, 4.5), kind::kPlain8);
+  EXPECT_EQ(KKindFor(nullptr, 0, 9), kind::kRaw);
+  EXPECT_EQ(VKindFor(0), kind::VBits(0));
+  EXPECT_EQ(VKindFor(3), kind::VBits(4));
+  EXPECT_EQ(VKindFor(8.5), kind::kRaw);
 }
 
 }  // namespace

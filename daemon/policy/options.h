@@ -30,6 +30,27 @@ struct PriceOptions {
   double band = 1.0 / 16;    // the price falls only when more than this is free
 };
 
+// Policies that drop tokens (policy.md 7).
+struct DropOptions {
+  double keep = 0.25;  // of a chain's tokens, of each (layer, kv head), or of their mean
+  // A chain is decided this long after its last block or report: what looks like its end now is
+  // then its end, and methods that look at a whole prompt see one.
+  uint32_t after_ms = 1000;
+  int window = 0;  // last tokens kept whatever their score; 0: the paper's own
+  int pool = 0;    // tokens of the pooling kernel, odd; 0: the paper's own
+};
+
+// `printed` and `printed_corrected` (policy.md 6). A is a share of attention, r relative to it.
+struct PrintedOptions {
+  double b_min = 2, b_max = 8;  // bits an element
+  double gamma = 1;
+  double lambda = 4;
+  double tau = 0.5;  // of A as printed, of log2 r corrected
+};
+
+// omega of a profile (policy.md 4): of each head, of each layer (its heads' mean), or not at all.
+enum class OmegaGrain : uint8_t { kOff, kLayer, kHead };
+
 struct PolicyOptions {
   std::string name = "dynacompress";
   std::string score_source = "auto";  // auto, keys_only, query_window, column_mass
@@ -39,6 +60,9 @@ struct PolicyOptions {
   PriceOptions price;
   double uniform_k_bits = 2;  // `uniform`: a level's target; 4 and 8 are plain without a basis
   int uniform_v_bits = 2;
+  DropOptions drop;
+  PrintedOptions printed;
+  OmegaGrain omega = OmegaGrain::kHead;
 };
 
 struct LearnerOptions {

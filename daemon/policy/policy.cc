@@ -1,5 +1,6 @@
 #include "daemon/policy/policy.h"
 
+#include <algorithm>
 #include <string>
 
 #include "daemon/policy/policies.h"
@@ -15,7 +16,20 @@ constexpr Row kTable[] = {
     {"dynacompress", MakeDynacompressPolicy},
     {"full", MakeFullPolicy},
     {"uniform", MakeUniformPolicy},
+    {"printed", MakePrintedPolicy},
+    {"printed_corrected", MakePrintedCorrectedPolicy},
+    {"fastkv", MakeFastKvPolicy},
+    {"dynamickv", MakeDynamicKvPolicy},
+    {"kvdistill", MakeKvDistillPolicy},
+    {"snapkv", MakeSnapKvPolicy},
+    {"h2o", MakeH2oPolicy},
+    {"keydiff", MakeKeyDiffPolicy},
+    {"expected_attention", MakeExpectedAttentionPolicy},
+    {"streamingllm", MakeStreamingLlmPolicy},
+    {"random", MakeRandomPolicy},
 };
+
+constexpr double kFreeStep = 64;  // octaves: more than a history's byte can say
 
 }  // namespace
 
@@ -34,8 +48,20 @@ Result<std::unique_ptr<Policy>> MakePolicy(const PolicyOptions& options) {
   return Invalid("policy.name \"" + options.name + "\" is none of " + known);
 }
 
-Status Policy::SelectLive(const ChainView&, LiveMasks*) const {
+void Policy::ScoreKeys(std::span<const float>, int, std::span<float> score) const {
+  std::fill(score.begin(), score.end(), 1.0f);
+}
+
+Status Policy::SelectLive(const ChainView&, ChainChoice*) const {
   return Unsupported("policy " + std::string(name()) + " drops no tokens");
+}
+
+void Policy::Imply(PolicyOptions* options) const {
+  if (!drops_tokens() || scores() != ScoreSource::kReports) return;
+  options->grain = HistoryGrain::kToken;
+  // The bounded step protects a shared price from one report; here it would tie all tokens that
+  // the first report puts beyond it, and the ranking is the method.
+  options->history.max_step = kFreeStep;
 }
 
 Result<std::shared_ptr<const LadderSet>> Policy::MakeLadders(const LayerModel& layer,

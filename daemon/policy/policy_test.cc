@@ -57,8 +57,8 @@ TEST(Policies, Conform) {
       }
     }
     if (!(*policy)->drops_tokens()) {
-      LiveMasks live;
-      EXPECT_EQ((*policy)->SelectLive({}, &live).code(), StatusCode::kUnsupported);
+      ChainChoice choice;
+      EXPECT_EQ((*policy)->SelectLive({}, &choice).code(), StatusCode::kUnsupported);
     }
   }
 }
@@ -109,6 +109,17 @@ TEST(Sensitivity, ContextsMeetAtOnePrice) {
   }
   EXPECT_NEAR(slope, 1, .05);
   EXPECT_NEAR(one->layer(0).log2_k[1] - one->layer(0).log2_k[0], kEighths, 1);
+}
+
+// Heads of 1 and 2: with the grain of a layer both have 1.5, a layer's own.
+TEST(Sensitivity, ALayersHeadsMayBeAlike) {
+  const ContextSpec spec = testing::SmallSpec(2, 2);
+  auto cells = Cells(spec, 1);
+  for (auto& c : cells[1]) c.omega_k *= 4;
+  auto made = Sensitivity::Make(spec, cells, OmegaGrain::kLayer);
+  ASSERT_TRUE(made.ok());
+  EXPECT_EQ(made->layer(0).log2_k[0], made->layer(0).log2_k[1]);
+  EXPECT_NEAR(made->layer(1).log2_k[0] - made->layer(0).log2_k[0], 2 * kEighths, 1);
 }
 
 TEST(Sensitivity, RefusesWhatIsNotASensitivity) {

@@ -20,13 +20,30 @@ Status BadCell(size_t layer, size_t head, const char* what) {
                  ": " + what);
 }
 
+// A head whose omega is no number stays for the door to name.
+void ShareMean(std::vector<CellSensitivity>* heads) {
+  double k = 0, v = 0;
+  for (const CellSensitivity& c : *heads) {
+    if (!Positive(c.omega_k) || !Positive(c.omega_v)) return;
+    k += double{c.omega_k} / static_cast<double>(heads->size());
+    v += double{c.omega_v} / static_cast<double>(heads->size());
+  }
+  for (CellSensitivity& c : *heads) {
+    c.omega_k = static_cast<float>(k);
+    c.omega_v = static_cast<float>(v);
+  }
+}
+
 }  // namespace
 
 Result<Sensitivity> Sensitivity::Make(const ContextSpec& spec,
-                                      const std::vector<std::vector<CellSensitivity>>& cells) {
+                                      std::vector<std::vector<CellSensitivity>> cells,
+                                      OmegaGrain grain) {
   if (cells.size() != spec.layers.size())
     return Invalid("omega has " + std::to_string(cells.size()) + " layers of " +
                    std::to_string(spec.layers.size()));
+  for (auto& layer : cells)
+    if (grain == OmegaGrain::kLayer) ShareMean(&layer);
   double cost = 0, bytes = 0;  // of the step of K from L4 to L2, over all cells
   double sum = 0, count = 0;   // of omega_k
   for (size_t l = 0; l < cells.size(); ++l) {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "daemon/policy/ladder_set.h"
+#include "daemon/policy/options.h"
 #include "schemas/context.h"
 #include "schemas/status.h"
 
@@ -25,8 +26,10 @@ class Sensitivity {
  public:
   // cells: [layer][kv head]. INVALID naming the cell whose value is not finite and positive, or
   // where L2 does not cost more than L4. omega is kept within +-12 octaves of the context's mean.
+  // kLayer: a layer's heads all have their mean, the errors stay their own. REQUIRES not kOff.
   static Result<Sensitivity> Make(const ContextSpec& spec,
-                                  const std::vector<std::vector<CellSensitivity>>& cells);
+                                  std::vector<std::vector<CellSensitivity>> cells,
+                                  OmegaGrain grain = OmegaGrain::kHead);
   LayerOmega layer(int layer) const {
     const auto& l = layers_[static_cast<size_t>(layer)];
     return {l.k, l.v};

@@ -28,6 +28,20 @@ StoreOptions StoreOptionsOf(const config::Options& o) {
   s.policy.hedge.hedge = o.policy.hedge;
   s.policy.hedge.gamma = o.policy.gamma;
   s.policy.hedge.half_life_tokens = o.policy.half_life_tokens;
+  s.policy.omega = o.policy.omega == "off"     ? OmegaGrain::kOff
+                   : o.policy.omega == "layer" ? OmegaGrain::kLayer
+                                               : OmegaGrain::kHead;
+  s.policy.uniform_k_bits = o.policy.uniform_k_bits;
+  s.policy.uniform_v_bits = static_cast<int>(o.policy.uniform_v_bits);
+  s.policy.drop.keep = o.policy.keep;
+  s.policy.drop.after_ms = o.policy.drop_after_ms;
+  s.policy.drop.window = static_cast<int>(o.policy.window);
+  s.policy.drop.pool = static_cast<int>(o.policy.pool);
+  s.policy.printed.b_min = o.policy.printed_b_min;
+  s.policy.printed.b_max = o.policy.printed_b_max;
+  s.policy.printed.gamma = o.policy.printed_gamma;
+  s.policy.printed.lambda = o.policy.printed_lambda;
+  s.policy.printed.tau = o.policy.printed_tau;
   s.learner.enabled = o.learner.enabled;
   s.learner.min_tokens = o.learner.min_tokens;
   s.learner.queries_per_dim = o.learner.queries_per_dim;

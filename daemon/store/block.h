@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -39,8 +40,9 @@ struct Segment {
   uint32_t bytes = 0;  // encoded
   uint32_t cell = 0;
   float nmse = 0;
-  bool transcoding = false;  // a demotion is under way
-  Extent extent;             // empty unless resident
+  bool transcoding = false;    // a demotion is under way
+  Extent extent;               // empty unless resident
+  std::vector<uint64_t> live;  // [kv_heads] masks as in its directory; empty: every token lives
 
   // What the price book was told; Remove must get the very same. Null: it is not in the book.
   std::shared_ptr<const LadderSet> booked;
@@ -112,6 +114,8 @@ struct Block {
   bool spill_touched = false, bank_touched = false;
   bool spilling = false, banking = false, loading = false;
   bool history_dirty = false;                 // newer than the bank's
+  bool dropped = false;                       // some of its tokens are not live
+  std::optional<TimePoint> drop_due;          // the chain that ends here is decided then
   bool queued = false;                        // in the store's list of blocks to book again
   std::vector<std::function<void()>> banked;  // persists that wait for the one under way
   std::vector<std::function<void(const Status&)>> loaded;  // waiters of a read-back

@@ -15,6 +15,8 @@ bool Holds(const record::BlockMeta& held, uint16_t layer, uint16_t head_begin) {
 
 // What the bank has acknowledged stays as it is, whatever became of the copy in RAM.
 void KeepAcknowledged(const record::BlockMeta& held, record::BlockMeta* meta) {
+  // Unless a segment is new: then its masks count too.
+  if (held.segments.size() == meta->segments.size()) meta->dropped = held.dropped;
   size_t held_cell = 0;
   for (const record::SegmentEntry& e : held.segments) {
     size_t cell = 0;
@@ -43,6 +45,7 @@ record::BlockMeta Store::Impl::MetaOf(const Block& block) const {
   m.durability = block.durability;
   m.pinned = block.pinned;
   m.opaque = block.opaque;
+  m.dropped = block.dropped;
   m.reuse = block.reuse.hits;
   m.reuse_at_ms = block.reuse.at_ms;
   m.nmse = block.nmse();

@@ -131,7 +131,9 @@ std::vector<ContextFact> Store::Contexts(TenantId tenant) const {
   return out;
 }
 
-bool Store::NeedsClock() const { return impl_->leases.size() != 0 || !impl_->sessions.empty(); }
+bool Store::NeedsClock() const {
+  return impl_->leases.size() != 0 || !impl_->sessions.empty() || !impl_->drops_due.empty();
+}
 
 std::vector<TenantUse> Store::Tenants() const {
   std::vector<TenantUse> out;

@@ -4,6 +4,21 @@
 #include "daemon/store/store_impl.h"
 
 namespace dyna {
+namespace {
+
+// Empty where every token lives.
+std::vector<uint64_t> LiveOf(const SegmentView& view) {
+  std::vector<uint64_t> live;
+  bool all = true;
+  for (int h = 0; h < view.id().kv_heads; ++h) {
+    live.push_back(view.tile(h).live);
+    all = all && live.back() == ~uint64_t{0};
+  }
+  if (all) live.clear();
+  return live;
+}
+
+}  // namespace
 
 void Store::Impl::TakeBankCopy(Block& block) {
   const record::BlockMeta& m = *block.bank;
@@ -33,6 +48,7 @@ void Store::Impl::TakeBankCopy(Block& block) {
   block.quality = m.quality;  // or it would count as held in the class of what was in RAM
   block.generation = m.generation;
   block.revision = m.revision;
+  block.dropped = m.dropped;
   block.spill_generation = 0;
   Appraise(block);
 }
@@ -52,6 +68,7 @@ void Store::Impl::Load(const BlockRef& block, std::function<void(const Status&)>
     std::vector<std::byte> history;
     std::vector<std::shared_ptr<const Basis>> bases;
     std::vector<Status> checked;
+    std::vector<std::vector<uint64_t>> live;
   };
   auto read = std::make_shared<Read>();
   if (store == nullptr) {
@@ -116,7 +133,9 @@ void Store::Impl::Load(const BlockRef& block, std::function<void(const Status&)>
               for (size_t i = 0; i < read->extents.size() && !opaque; ++i) {
                 const auto bytes = read->extents[i].bytes().first(lengths[i]);
                 Status status = VerifySegmentChecksum(bytes);
-                if (status.ok()) status = ParseSegment(bytes, read->bases[i].get()).status();
+                auto view = ParseSegment(bytes, read->bases[i].get());
+                if (status.ok()) status = view.status();
+                read->live.push_back(status.ok() ? LiveOf(*view) : std::vector<uint64_t>());
                 read->checked.push_back(std::move(status));
               }
             },
@@ -131,8 +150,10 @@ void Store::Impl::Load(const BlockRef& block, std::function<void(const Status&)>
               } else if (block->state() != BlockState::kSpilled || block->epoch != epoch) {
                 status = Status(StatusCode::kRetry, "the block moved on while it was read", 1);
               } else {
-                for (size_t i = 0; i < read->extents.size(); ++i)
+                for (size_t i = 0; i < read->extents.size(); ++i) {
                   block->segments[i].extent = std::move(read->extents[i]);
+                  if (i < read->live.size()) block->segments[i].live = std::move(read->live[i]);
+                }
                 block->history = UnpackHistory(read->history, BlockHashHasher{}(block->key.hash));
                 if (block->history.size() != block->shards.size()) block->history.clear();
               }

@@ -15,6 +15,7 @@ bool Satisfies(const Block& block, const wire::Lookup& want) {
 bool BankSatisfies(const Block& block, const wire::Lookup& want) {
   return block.bank != nullptr && block.bank->shards == block.shards && block.writers.empty() &&
          !block.loading && block.bank->quality >= want.min_quality &&
+         (!block.bank->dropped || want.min_quality <= QualityClass::kSmall) &&
          (want.max_nmse <= 0 || block.bank->nmse <= want.max_nmse);
 }
 

@@ -82,6 +82,14 @@ std::vector<TilePlan> Store::Impl::PlanPut(StoreContext& ctx, TenantId tenant, c
   return out;
 }
 
+void Store::Impl::PlanOfToday(const Block& block, const Segment& s, std::vector<TilePlan>* plan) {
+  plan->resize(s.kv_heads);
+  for (size_t h = 0; h < plan->size(); ++h) {
+    const record::Cell& cell = block.cells[s.cell + h];
+    (*plan)[h] = {cell.k_kind, cell.v_kind, s.live.empty() ? ~uint64_t{0} : s.live[h]};
+  }
+}
+
 bool Store::Impl::Priced(const Block& block) const {
   return block.state() == BlockState::kResident && !block.opaque &&
          block.quality != QualityClass::kExact;
@@ -179,6 +187,7 @@ void Store::Impl::Charge(Block& block) {
   Uncharge(block);
   uint64_t history = 0;
   for (const BlockHistory& h : block.history) history += h.serialized_bytes();
+  for (const Segment& s : block.segments) history += s.live.size() * sizeof(uint64_t);
   block.charged = kEntryBytes + sizeof(record::Cell) * block.cells.size() + history;
   aux_bytes += block.charged;
 }
@@ -212,7 +221,8 @@ void Store::Impl::Appraise(Block& block) {
       weight += 2.0 * shape.head_dim;
     }
   }
-  block.effective = worst;
+  // Whatever its tiles have, a block without some of its tokens keeps no class's promise.
+  block.effective = block.dropped ? QualityClass::kSmall : worst;
   block.mean_bits = weight > 0 ? static_cast<float>(bits / weight) : 0;
 }
 

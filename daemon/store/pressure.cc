@@ -73,7 +73,7 @@ bool Store::Impl::DemoteSlice(TimePoint until) {
       Segment& s = block->segments[i];
       if (!s.booked || s.transcoding || s.booked_frozen) continue;
       if (transcodes >= options.demotions_in_flight) break;
-      plan_now.assign(s.kv_heads, {});
+      PlanOfToday(*block, s, &plan_now);
       Decide(AsPriced(*block, s), book.price(block->key.tenant), false, options.policy.price,
              plan_now);
       bool fewer = false;
@@ -121,7 +121,12 @@ bool Store::Impl::StartTranscode(const BlockRef& block, size_t index,
                ctx.spec.dtype};
   const uint64_t pins = block->index == 0 ? (uint64_t{1} << kPinnedTokens) - 1 : 0;
   const size_t bytes = EncodedBytes(id, job->plan, pins, job->basis.get());
-  if (bytes == 0 || bytes >= s.extent.size()) return false;  // the step is lost in the padding
+  const bool drops = std::any_of(job->plan.begin(), job->plan.end(), [&](const TilePlan& p) {
+    const auto h = static_cast<size_t>(&p - job->plan.data());
+    return p.live != (s.live.empty() ? ~uint64_t{0} : s.live[h]);
+  });
+  // A step that is lost in the padding is not worth taking, but a mask may change for nothing.
+  if (bytes == 0 || bytes > s.extent.size() || (bytes == s.extent.size() && !drops)) return false;
   // A demotion may use the headroom: it is what makes room.
   auto extent = arena.Allocate(bytes, block->serial);
   if (!extent.ok()) {
@@ -173,7 +178,12 @@ bool Store::Impl::StartTranscode(const BlockRef& block, size_t index,
         counts.demoted_bytes += segment->bytes - std::min(segment->bytes, job->job.bytes);
         segment->extent = std::move(job->to);
         segment->bytes = job->job.bytes;
-        segment->nmse = job->job.nmse;
+        segment->live.clear();
+        if (std::any_of(job->plan.begin(), job->plan.end(),
+                        [](const TilePlan& p) { return p.live != ~uint64_t{0}; }))
+          for (const TilePlan& p : job->plan) segment->live.push_back(p.live);
+        block->dropped |= !segment->live.empty();
+        segment->nmse = job->job.nmse + DroppedShare(job->plan);
         if (took_basis) segment->basis = job->name;
         block->tenant->charged += segment->bytes;
         for (size_t h = 0; h < job->plan.size(); ++h) {
@@ -183,6 +193,7 @@ bool Store::Impl::StartTranscode(const BlockRef& block, size_t index,
         ++block->revision;
         ++counts.demoted_segments;
         Appraise(*block);
+        if (block->dropped) Charge(*block);
         Book(*block, *segment);
         sweep_idle = false;
       });

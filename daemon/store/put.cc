@@ -61,7 +61,7 @@ bool Store::WantsPut(const Caller& caller, const wire::Put& put, wire::PutReply*
     BlockRef block = impl_->blocks.Find({caller.tenant, put.context, hash});
     impl_->DropIfExpired(&block);
     if (!block || !block->visible() || !block->Covers(put.shard) ||
-        (put.quality > block->effective && put.quality > block->quality))
+        impl_->Outdoes(put.quality, *block))
       return true;
   }
   for (const BlockHash& hash : put.hashes) {

@@ -71,6 +71,7 @@ void Store::Impl::Adopt(record::BlockMeta meta, Tier from) {
     block->history_on_disk = meta.history_bytes;
   }
   block->revision = meta.revision;
+  block->dropped = meta.dropped;
   for (const Segment& s : block->segments) {
     UseBasis(*ctx, s.basis, -1);
     block->tenant->charged -= std::min<uint64_t>(block->tenant->charged, s.bytes);

@@ -342,6 +342,8 @@ bool Store::Impl::FoldSlice(TimePoint until) {
       }
     }
     ++counts.reports_folded;
+    if (policy->drops_tokens() && policy->scores() == ScoreSource::kReports)
+      DropLater(work.chain.back());
     folds.pop_front();
   }
   return false;

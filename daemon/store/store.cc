@@ -31,6 +31,7 @@ Store::Impl::Impl(Parts parts, StoreOptions opts)
   if (!made.ok())
     made = MakePolicy(PolicyOptions{});  // the configuration door has refused it before
   policy = std::move(*made);
+  policy->Imply(&options.policy);
   leases.OnDropped([this](Block& block) {
     if (block.state() != BlockState::kGone) BookLater(block);
   });
@@ -124,6 +125,7 @@ Store::Store(Parts parts, StoreOptions options)
 Store::~Store() {
   // Extents return to the arena before it goes.
   impl_->folds.clear();
+  impl_->drop.reset();
   impl_->plan = {};
 }
 
@@ -168,8 +170,9 @@ Result<OpenedContext> Store::OpenContext(const Caller& caller, const ContextSpec
     profile = std::move(*parsed);
   }
   std::optional<Sensitivity> sensitivity;
-  if (profile && profile->has_omega()) {
-    auto made = Sensitivity::Make(spec, profile->cells);
+  if (const OmegaGrain grain = impl_->options.policy.omega;
+      profile && profile->has_omega() && grain != OmegaGrain::kOff) {
+    auto made = Sensitivity::Make(spec, profile->cells, grain);
     if (!made.ok()) return made.status();
     sensitivity = std::move(*made);
   }
@@ -232,6 +235,7 @@ bool Store::Tick() {
   bool more = s.BookSlice(until);
   more |= s.FoldSlice(until);
   s.StartReports();
+  more |= s.DropSlice(until);
   more |= s.Pressure(until);
   if (s.wanted_range != 0) s.CompactSlice();
   if (!s.dirty_history.empty()) {

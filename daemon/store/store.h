@@ -120,7 +120,8 @@ class Store {
   // Runs when something made housekeeping necessary; the owner arms its timer.
   void OnBusy(std::function<void()> busy);
 
-  // True while something expires by itself (leases, unfinished puts): Tick must run now and then.
+  // True while something falls due by itself (leases, unfinished puts, chains to decide): Tick must
+  // run now and then.
   bool NeedsClock() const;
 
   StoreStats stats() const;

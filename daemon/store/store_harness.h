@@ -183,7 +183,8 @@ struct StoreHarness {
     return reply;
   }
   // One block of a lease, whole.
-  Store::Fetched Fetch(uint64_t lease, uint32_t at, std::vector<float>* out) {
+  Store::Fetched Fetch(uint64_t lease, uint32_t at, std::vector<float>* out,
+                       bool want_masks = false) {
     out->assign(kBlock, NAN);
     wire::Fetch fetch;
     fetch.context = context;
@@ -192,6 +193,7 @@ struct StoreHarness {
     fetch.layer_count = kLayers;
     fetch.block_begin = at;
     fetch.block_count = 1;
+    fetch.want_masks = want_masks;
     Store::Fetched result;
     result.reply.status = Internal("the fetch never ended");
     store->Fetch(caller, fetch, Views(*out, 0, kLayers, 0), {},

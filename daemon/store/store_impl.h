@@ -4,12 +4,14 @@
 //   writer.cc    begin, commit, abort                     lookup.cc  hits, leases
 //   fetch.cc     decode, as stored
 //   report.cc    statistics -> history -> weights         learn.cc   moments -> bases
+//   drop.cc      live masks of policies that drop tokens
 //   placement.cc the price book and what new tiles take   pressure.cc  demote, move, evict, compact
 //   disk.cc      spill, bank                              load.cc    read back
 //   recover.cc   start and stop                           manage.cc  delete, clear, pin, opaque
 //   inspect.cc   facts for people
 #pragma once
 
+#include <chrono>
 #include <deque>
 #include <functional>
 #include <map>
@@ -47,6 +49,13 @@ struct FoldWork {
   size_t next_layer = 0, next_block = 0;  // where folding goes on
 };
 
+// A chain whose live masks are being decided and applied (drop.cc).
+struct DropWork;
+struct DueDrop {
+  TimePoint at;
+  std::weak_ptr<Block> leaf;
+};
+
 struct Store::Impl {
   Impl(Parts parts, StoreOptions opts);
 
@@ -80,6 +89,7 @@ struct Store::Impl {
   void Charge(Block& block);  // recomputes what the budget counts beside the arena
   void Uncharge(Block& block);
   void Appraise(Block& block);  // effective class, mean bits
+  static void PlanOfToday(const Block& block, const Segment& segment, std::vector<TilePlan>* plan);
   void UseBasis(StoreContext& ctx, BasisName name, int change);
 
   // ---- put.cc
@@ -95,6 +105,9 @@ struct Store::Impl {
   Status Admit(const Tenant& tenant);  // one more block: RETRY, QUOTA
   // Put again and held already: the later end and the higher class count, both were promised.
   void PutAgain(Block& block, const wire::Put& put);
+  bool Outdoes(QualityClass quality, const Block& block) const;  // a put replaces what is held
+  // A put heard EXISTS: from now on the block is held at that class, until a restart.
+  void Promise(QualityClass quality, Block& block);
   // UNSUPPORTED, and the writer aborted: it would take the place of durable shards.
   Status Commit(const BlockRef& block, const std::shared_ptr<Writer>& writer);
   void FreeRoom(const Block& block, const Writer& writer);
@@ -140,6 +153,16 @@ struct Store::Impl {
   void StartLearning(StoreContext& ctx);
   void InstallBasis(StoreContext& ctx, int layer, std::shared_ptr<const Basis> basis);
 
+  // ---- drop.cc
+  // Decides the chain that ends in `leaf` in a while, unless it turns out to go on.
+  void DropLater(const BlockRef& leaf, std::chrono::milliseconds at_least = {});
+  bool DropSlice(TimePoint until);
+  void BeginDrop(const BlockRef& leaf);
+  bool GatherDrop(TimePoint until);
+  bool ApplyDrop(TimePoint until);
+  bool DropTokens(const BlockRef& block, size_t segment, size_t place);
+  static float DroppedShare(std::span<const TilePlan> plan);
+
   // ---- pressure.cc
   bool Pressure(TimePoint until);
   bool DemoteSlice(TimePoint until);
@@ -179,6 +202,8 @@ struct Store::Impl {
   uint64_t pinned_bytes = 0;  // exact and pinned
   std::deque<std::weak_ptr<Block>> to_book, dirty_history;
   std::deque<PendingReport> reports;
+  std::deque<DueDrop> drops_due;   // by time; at most kMaxDropsDue
+  std::shared_ptr<DropWork> drop;  // under way; one at a time
   uint64_t reports_bytes = 0;
   uint32_t reports_running = 0;
   std::deque<std::unique_ptr<FoldWork>> folds;

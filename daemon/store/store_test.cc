@@ -33,6 +33,21 @@ TEST(Store, FirstCommitWinsUnlessMoreIsAsked) {
   EXPECT_EQ(s.Lookup({1}, QualityClass::kExact).run, 1u);
 }
 
+// What is there satisfies the higher class by chance; EXISTS makes it a promise.
+TEST(Store, ExistsHoldsTheClassThatWasAsked) {
+  StoreHarness s(2u << 20);
+  for (uint64_t n = 1; n <= 8; ++n)
+    ASSERT_TRUE(s.PutBlock(n, static_cast<uint32_t>(n - 1)).ok()) << n;
+  const auto again = s.Put(s.Request(1, 0, QualityClass::kHigh), StoreHarness::Data(1));
+  EXPECT_EQ(again.segments[0].status, StatusCode::kExists);
+  wire::PutReply answer;
+  EXPECT_FALSE(s.store->WantsPut(s.caller, s.Request(2, 1, QualityClass::kHigh), &answer));
+  s.store->SetBudget(s.store->stats().charged_bytes * 7 / 10);
+  for (int i = 0; i < 20; ++i) s.Settle();
+  EXPECT_GT(s.store->stats().demoted_segments, 0u);
+  EXPECT_EQ(s.Lookup({1, 2, 3}, QualityClass::kHigh).run, 2u);
+}
+
 TEST(Store, RefusesWhatContradictsTheChain) {
   StoreHarness s;
   ASSERT_TRUE(s.PutBlock(1, 0).ok());

@@ -48,10 +48,7 @@ void Store::Impl::PutAgain(Block& block, const wire::Put& put) {
   blocks.Touch(block);
   block.expires_at_ms =
       Later(block.expires_at_ms, put.ttl_ms == 0 ? 0 : clock.UnixMillis() + int64_t{put.ttl_ms});
-  if (put.quality <= block.quality) return;
-  UnbookAll(block);  // its ladders end higher now
-  block.quality = put.quality;
-  BookAll(block);
+  Promise(put.quality, block);
 }
 
 Status Store::Impl::Admit(const Tenant& tenant) {
@@ -87,7 +84,7 @@ std::shared_ptr<Writer> Store::Impl::BeginBlock(const Caller& caller, StoreConte
   if (!status->ok()) return nullptr;
 
   const bool covered = block && block->visible() && block->Covers(put.shard);
-  const bool better = block && put.quality > block->effective && put.quality > block->quality;
+  const bool better = block && Outdoes(put.quality, *block);
   *out = block;
   if (covered && !better) {
     PutAgain(*block, put);
@@ -169,6 +166,20 @@ std::shared_ptr<Writer> Store::Impl::BeginBlock(const Caller& caller, StoreConte
   return writer;
 }
 
+bool Store::Impl::Outdoes(QualityClass quality, const Block& block) const {
+  if (quality <= block.quality) return false;
+  return quality > block.effective ||  // what is on its way down is not what it will be
+         std::any_of(block.segments.begin(), block.segments.end(),
+                     [](const Segment& s) { return s.transcoding; });
+}
+
+void Store::Impl::Promise(QualityClass quality, Block& block) {
+  if (quality <= block.quality) return;
+  UnbookAll(block);
+  block.quality = quality;
+  if (block.state() == BlockState::kResident) BookAll(block);
+}
+
 void Store::Impl::EndWriter(Block& block, const std::shared_ptr<Writer>& writer) {
   writer->aborted = true;
   ++counts.aborted_puts;
@@ -244,6 +255,7 @@ Status Store::Impl::Commit(const BlockRef& ref, const std::shared_ptr<Writer>& w
     block.cells.clear();
     block.shards.clear();
     block.history.clear();
+    block.dropped = false;
     DropSpillCopy(block);
   } else {
     ++block.revision;  // a copy that is on its way to a disk is not the whole any more
@@ -272,6 +284,7 @@ Status Store::Impl::Commit(const BlockRef& ref, const std::shared_ptr<Writer>& w
   Charge(block);
   BookAll(block);
   blocks.Touch(block);
+  if (policy->drops_tokens() && policy->scores() != ScoreSource::kReports) DropLater(ref);
   if (Charged() > Limit()) NeedTick();
   return {};
 }

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kv_link import Link, block_hashes
-from llama import CHUNK, WINDOW, KvCache, Llama, QueryWindow
+from dynacompress.profile.llama import CHUNK, WINDOW, KvCache, Llama, QueryWindow
 from metrics import compare
 from remote import Progress
 from smollm2 import F32, load_model

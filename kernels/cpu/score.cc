@@ -16,6 +16,7 @@ struct alignas(64) Plane {  // as the table wants its results
   float lanes[kLanes];
 };
 
+constexpr float kUnseen = -1e30f;  // a logit whose exp is 0, and whose differences are numbers
 constexpr float kNoMass = -std::numeric_limits<float>::infinity();
 
 class Scorer {
@@ -146,6 +147,9 @@ class Scorer {
               view.id().dtype, d_);
     ops_.transform(q_.data(), d_, static_cast<int>(q_.size()) / d_, d_, nullptr, scratch_.x,
                    logits_.data()->lanes);
+    // A dropped token is not there: the mean that a decoder serves for it gets no attention.
+    for (uint64_t gone = ~(tile.live | view.pins()); gone != 0; gone &= gone - 1)
+      for (Plane& row : logits_) row.lanes[std::countr_zero(gone)] = kUnseen;
   }
 
   // lse_[w][g]: log of the sum of exp over every visible token but the sinks.

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 
@@ -71,6 +72,24 @@ class StatisticsTest : public ::testing::TestWithParam<const char*> {
     return out;
   }
 
+  // Tokens of a block that are not in `live` are dropped.
+  void Drop(size_t block, uint64_t live, uint8_t k_kind) {
+    const std::vector<TilePlan> plan(kKv, {k_kind, kind::VBits(2), live});
+    AlignedBytes out(segments_[block].size);
+    TranscodeJob job;
+    job.segment = segments_[block].span();
+    job.basis = basis_.get();
+    job.rope = table_.get();
+    job.plan = plan;
+    job.out = out.span();
+    backend_->Transcode({&job, 1});
+    ASSERT_TRUE(job.status.ok()) << job.status.ToString();
+    decoded_[block] = Decode(out);
+    segments_[block] = std::move(out);
+    live_[block] = live;
+  }
+  bool Alive(int t) const { return (live_[static_cast<size_t>(t / 64)] >> (t % 64) & 1) != 0; }
+
   // Logits of every query head and held token, in double.
   double Logit(int w, int q, int t) {
     double sum = 0;
@@ -90,7 +109,8 @@ class StatisticsTest : public ::testing::TestWithParam<const char*> {
       std::vector<double> best(x.size(), 0.0);
       for (int q = 0; q < kQ; ++q) {
         const auto visible = [&](int t) {
-          return t <= position && (window == 0 || t > position - static_cast<int64_t>(window));
+          return Alive(t) && t <= position &&
+                 (window == 0 || t > position - static_cast<int64_t>(window));
         };
         double total = extra, sinks = 0;
         for (int t = 0; t < tokens; ++t)
@@ -152,6 +172,11 @@ class StatisticsTest : public ::testing::TestWithParam<const char*> {
   std::vector<float> queries_;
   std::vector<AlignedBytes> segments_;
   std::vector<KvBuffer> decoded_;
+  std::array<uint64_t, kBlocks> live_ = [] {
+    std::array<uint64_t, kBlocks> all;
+    all.fill(~uint64_t{0});
+    return all;
+  }();
 };
 
 TEST_P(StatisticsTest, ScoreIsTheSoftmaxOfHeldBlocks) { Check(182, 0, 0); }
@@ -164,6 +189,13 @@ TEST_P(StatisticsTest, ScoreOfASlidingWindow) {
   Check(182, 16, 0);
 }
 TEST_P(StatisticsTest, ScoreOfASlidingWindowWithAGivenDenominator) { Check(200, 100, 50); }
+
+TEST_P(StatisticsTest, ScoreGivesDroppedTokensNothing) {
+  Drop(0, 0xffff00000000000f, kind::Level(basis_->LevelOf(4)));
+  Drop(1, 0, kind::kNone);
+  Check(182, 0, 0);
+  Check(182, 0, 500);
+}
 
 TEST_P(StatisticsTest, ScoreRefusesABrokenChain) {
   std::vector<float> relative(kKv * 64);

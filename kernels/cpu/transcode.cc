@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/codec_math.h"
 #include "kernels/cpu/jobs.h"
 
 namespace dyna::cpu {
@@ -66,8 +67,6 @@ class Transcoder {
     if (plan.v_kind != now.v_kind) {
       if (*VTileBytes(plan.v_kind, id_.head_dim, id_.dtype) >= now.v.size())
         return bad("V would not get fewer bits");
-      if (plan.v_kind == kind::VBits(1) && now.v_kind != kind::VBits(8) && now.v_kind != kind::kRaw)
-        return bad("V reaches 1 bit only from 8 bits or raw");
     }
     return {};
   }
@@ -153,6 +152,8 @@ class Transcoder {
     ops_.dequantise_v(now.v.data(), now.v.data() + GainBytes(bits), env.d, bits, now.v_exp,
                       scratch_.x);
     Narrow(scratch_.x, env.d, now, plan);
+    if (const float gain = codec::DemotionGain(bits, to); gain != 1)
+      for (int i = 0; i < env.d * kLanes; ++i) scratch_.x[i] *= gain;
     ErrorSums sums;
     const QuantiseResult result = ops_.quantise_v(scratch_.x, env.d, to, rows, out.data(),
                                                   out.data() + GainBytes(to), v_exp, &sums);

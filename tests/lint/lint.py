@@ -22,7 +22,7 @@ import rules
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CACHE = ROOT / "build" / "lint-cache"
 FORMATTED = (".h", ".cc", ".cu", ".cuh")
-BINARY = (".png", ".bin", ".gz", ".npz", ".npy")
+BINARY = (".dynf", ".png", ".bin", ".gz", ".npz", ".npy")
 
 
 def list_files(paths):

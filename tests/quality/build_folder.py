@@ -17,7 +17,7 @@ def build_folder() -> pathlib.Path:
     """The folder named by DYNA_QUALITY_BUILD, else build/quality in the repository."""
     folder = pathlib.Path(os.environ.get("DYNA_QUALITY_BUILD", REPOSITORY / "build" / "quality"))
     folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return folder.resolve()
 
 
 def make_once(path: pathlib.Path, make: Callable[[pathlib.Path], None]) -> pathlib.Path:

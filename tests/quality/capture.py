@@ -13,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from build_folder import build_folder, make_once
-from llama import CHUNK, WINDOW, KvCache, Llama
+from dynacompress.profile.llama import CHUNK, WINDOW, KvCache, Llama, best_llama
 from smollm2 import F32, Tokenizer, load_model
 from texts import passage
 
 F16 = npt.NDArray[np.float16]
+BLOCK = WINDOW
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,12 +45,19 @@ class Capture:
 
 
 def window_firsts(prefix: int) -> list[int]:
-    """First positions of the windows that a worker sends: the last 64 of every 512 tokens."""
-    return [end - WINDOW for end in range(CHUNK, prefix + 1, CHUNK)]
+    """First positions of the windows that a worker sends: the last 64 of every 512 tokens, and of
+    all when the last 512 are not whole."""
+    ends = sorted({*range(CHUNK, prefix + 1, CHUNK), prefix})
+    return [end - WINDOW for end in ends if end >= WINDOW]
 
 
-def capture(model: Llama, tokens: npt.ArrayLike, prefix: int, continuation: int) -> Capture:
-    """Prefills tokens[:prefix] and continues `continuation` tokens on the 16-bit cache."""
+def capture(
+    model: Llama, tokens: npt.ArrayLike, prefix: int, continuation: int, log_p: bool = True
+) -> Capture:
+    """Prefills tokens[:prefix] and continues `continuation` tokens on the 16-bit cache.
+
+    Without `log_p` the continuation is only remembered.
+    """
     ids = np.asarray(tokens, np.int64)
     if len(ids) < prefix + continuation + 1:
         raise ValueError(f"{len(ids)} tokens are too few for {prefix} + {continuation} + 1")
@@ -66,22 +74,33 @@ def capture(model: Llama, tokens: npt.ArrayLike, prefix: int, continuation: int)
         queries=np.stack([w.queries for w in windows]).astype(np.float16),
         continuation=after,
         targets=ids[prefix + 1 : prefix + continuation + 1],
-        full=model.log_probabilities(after, KvCache.of(k, v, room=continuation)),
+        full=model.log_probabilities(after, KvCache.of(k, v, room=continuation))
+        if log_p
+        else np.empty((0, 0), np.float32),
     )
+
+
+def save(path: pathlib.Path, made: Capture) -> None:
+    """Writes it at once, or not at all."""
+
+    def write(scratch: pathlib.Path) -> None:
+        with scratch.open("wb") as file:
+            np.savez(file, **vars(made))
+
+    make_once(path, write)
+
+
+def load(path: pathlib.Path) -> Capture:
+    """What `save` wrote."""
+    with np.load(path) as stored:
+        arrays: dict[str, Any] = {f.name: stored[f.name] for f in dataclasses.fields(Capture)}
+    return Capture(**arrays)
 
 
 def captured(name: str, prefix: int = 3072, continuation: int = 256) -> Capture:
     """The capture of a passage, from the build folder if it is there."""
-
-    def make(path: pathlib.Path) -> None:
-        tokens = Tokenizer().encode(passage(name).text())
-        made = capture(Llama(*load_model()), tokens, prefix, continuation)
-        with path.open("wb") as file:
-            np.savez(file, **vars(made))
-
     path = build_folder() / "captures" / f"{name}-{prefix}-{continuation}.npz"
-    with np.load(make_once(path, make)) as stored:
-        arrays: dict[str, Any] = {
-            field.name: stored[field.name] for field in dataclasses.fields(Capture)
-        }
-    return Capture(**arrays)
+    if not path.exists():
+        tokens = Tokenizer().encode(passage(name).text())
+        save(path, capture(best_llama(*load_model()), tokens, prefix, continuation))
+    return load(path)

@@ -27,7 +27,7 @@ from reference_segment import hadamard  # noqa: E402
 import texts  # noqa: E402
 from build_folder import build_folder, make_once  # noqa: E402
 from capture import F16, Capture, captured  # noqa: E402
-from llama import KvCache, Llama  # noqa: E402
+from dynacompress.profile.llama import KvCache, Llama  # noqa: E402
 from metrics import F64, Comparison, compare, ratio  # noqa: E402
 from smollm2 import Config, load_model  # noqa: E402
 

@@ -11,7 +11,7 @@ import random
 
 import numpy as np
 
-from llama import KvCache, Llama
+from dynacompress.profile.llama import KvCache, Llama
 from smollm2 import Tokenizer
 
 WORDS = (

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from llama import KvCache, Llama
+from dynacompress.profile.llama import KvCache, Llama
 from smollm2 import Config, Weights, undo_gguf_permutation
 
 CONFIG = Config(

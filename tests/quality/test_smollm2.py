@@ -2,7 +2,7 @@
 
 import pytest
 
-from llama import KvCache, Llama
+from dynacompress.profile.llama import KvCache, Llama
 from smollm2 import Tokenizer, load_model
 
 

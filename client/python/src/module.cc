@@ -66,6 +66,7 @@ NB_MODULE(_core, m) {
   m.doc() = "The client library behind the dynacompress package.";
   RegisterErrors(m);
   RegisterContext(m);
+  RegisterCodec(m);
   nb::class_<Client>(m, "Client")
       .def(nb::new_(&Connect), nb::arg("endpoint"), nb::arg("name"), nb::arg("bulk"),
            nb::arg("deadline"))

@@ -54,5 +54,6 @@ nb::bytes ToBytes(const BlockHash& hash);
 std::chrono::milliseconds Millis(double seconds);
 
 void RegisterContext(nb::module_& m);  // context.cc: Context, Lease
+void RegisterCodec(nb::module_& m);    // codec.cc: the codec without a daemon
 
 }  // namespace dyna::python

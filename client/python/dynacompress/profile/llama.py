@@ -1,4 +1,4 @@
-"""The Llama forward pass in numpy, float32, on an explicit KV cache that anyone may fill.
+"""The forward pass of llama, qwen2 and qwen3 in numpy, float32, on a KV cache that anyone may fill.
 
 Two threads of this class's own pool share a chunk: rows of the linear layers, heads of the
 attention. BLAS itself is held to one thread a call, so that cores are never oversubscribed.
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import threadpoolctl  # type: ignore[import-untyped]
 
-from smollm2 import F32, Config, Weights
+from .gguf_file import F32, Config, Weights
 
 CHUNK = 512  # tokens of one prefill step
 WINDOW = 64  # queries of one window, and tokens of one block
@@ -98,7 +98,8 @@ class Llama:
 
     def logits(self, hidden: F32) -> F32:
         """[tokens][vocabulary] from `forward`'s [tokens][width]."""
-        return self._rows(lambda x: x @ self._w.embedding.T, hidden)
+        matrix = self._w.embedding if self._w.output is None else self._w.output
+        return self._rows(lambda x: x @ matrix.T, hidden)
 
     @staticmethod
     def logits_to_log(logits: F32) -> F32:
@@ -108,11 +109,17 @@ class Llama:
         return logits
 
     def forward(
-        self, tokens: npt.NDArray[np.int64], cache: KvCache, keep_queries: bool = False
+        self,
+        tokens: npt.NDArray[np.int64],
+        cache: KvCache,
+        keep_queries: bool = False,
+        inputs: list[F32] | None = None,
+        first_layer: int = 0,
     ) -> tuple[F32, F32]:
         """One chunk. Returns hidden [tokens][width] after the last norm, and queries if kept.
 
-        Queries are after RoPE, [layers][tokens][heads][head_dim] (else empty).
+        Queries are after RoPE, [layers][tokens][heads][head_dim] (else empty). Into an empty list
+        `inputs` goes what enters each layer; a full one lets the chunk begin at `first_layer`.
         """
         c, w, n = self.config, self._w, len(tokens)
         start, cache.length = cache.length, cache.length + n
@@ -120,13 +127,21 @@ class Llama:
             raise ValueError(f"cache of {cache.k.shape[2]} tokens cannot hold {cache.length}")
         cos, sin = self._cos[start : start + n, None], self._sin[start : start + n, None]
         kept = np.empty((c.layers if keep_queries else 0, n, c.heads, c.head_dim), np.float32)
-        x = w.embedding[tokens]
+        resumed = bool(inputs)
+        x = inputs[first_layer].copy() if inputs else w.embedding[tokens]
         q_width, kv_width = c.heads * c.head_dim, c.kv_heads * c.head_dim
-        for layer in range(c.layers):
+        for layer in range(first_layer, c.layers):
+            if inputs is not None and not resumed:
+                inputs.append(x.copy())
             norm, matrix = w.attention_norm[layer], w.qkv[layer].T
             qkv = self._rows(lambda rows: self._norm(rows, norm) @ matrix, x)
-            q = _rotate(qkv[:, :q_width].reshape(n, c.heads, c.head_dim), cos, sin)
-            k = _rotate(qkv[:, q_width : q_width + kv_width].reshape(n, -1, c.head_dim), cos, sin)
+            if w.qkv_bias is not None:
+                qkv += w.qkv_bias[layer]
+            q = qkv[:, :q_width].reshape(n, c.heads, c.head_dim)
+            k = qkv[:, q_width : q_width + kv_width].reshape(n, -1, c.head_dim)
+            if w.q_norm is not None and w.k_norm is not None:
+                q, k = self._norm(q, w.q_norm[layer]), self._norm(k, w.k_norm[layer])
+            q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
             v = qkv[:, q_width + kv_width :].reshape(n, -1, c.head_dim)
             cache.k[layer, :, start : start + n] = k.swapaxes(0, 1)
             cache.v[layer, :, start : start + n] = v.swapaxes(0, 1)
@@ -182,6 +197,24 @@ class Llama:
         mean = np.mean(np.square(x), -1, keepdims=True) + np.float32(self.config.rms_epsilon)
         out: F32 = x / np.sqrt(mean) * gain
         return out
+
+
+def best_llama(config: Config, weights: Weights, device: str = "auto") -> Llama:
+    """On CUDA where torch has it, else in numpy. ValueError when "cuda" is asked for in vain."""
+    if device != "cpu":
+        try:
+            import torch
+        except ImportError:
+            found = False
+        else:
+            found = torch.cuda.is_available()
+        if found:
+            from .llama_torch import TorchLlama
+
+            return TorchLlama(config, weights)
+        if device == "cuda":
+            raise ValueError("no CUDA device, or no torch that can use it")
+    return Llama(config, weights)
 
 
 def _rotate(x: F32, cos: F32, sin: F32) -> F32:

@@ -1,0 +1,168 @@
+"""One row of a table: a setting measured over passages and retrieval tasks, kept as JSON.
+
+A row that was measured is not measured again: its file in the build folder is named by everything
+that decided it (setting, passages, the daemon's binary).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from dynacompress.profile.llama import KvCache, best_llama
+
+import retrieval
+from build_folder import build_folder
+from capture import BLOCK, Capture, captured
+from metrics import bootstrap, compare
+from served import Served, Server, Setting
+from smollm2 import Tokenizer, load_model
+
+PREFIX, TAIL, CONTINUATION = 3072, BLOCK, 512  # tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class Scope:
+    """What a row is measured on. `seeds` of each retrieval kind."""
+
+    passages: Sequence[str]
+    seeds: int
+    kinds: Sequence[str] = retrieval.KINDS
+
+
+@dataclasses.dataclass
+class Row:
+    """Lists are over passages; `retrieval` by kind: [exact share] and [full cache's] over seeds."""
+
+    name: str
+    ratio: list[float]
+    retention: list[float]
+    kl: list[float]
+    top1: list[float]
+    k_bits: list[float]
+    v_bits: list[float]
+    basis_bytes: int
+    retrieval: dict[str, list[tuple[float, float]]]
+    seconds: float
+
+    def points_below(self, kind: str) -> float:
+        """Percentage points of exact matches that the full cache has and this one has not."""
+        return 100 * float(np.mean([full - served for served, full in self.retrieval[kind]]))
+
+    def cells(self) -> list[str]:
+        """As a line of the table."""
+        kl, kept = bootstrap(self.kl), bootstrap(self.retention)
+        below = " / ".join(f"{self.points_below(kind):.0f}" for kind in self.retrieval)
+        return [
+            self.name, f"{np.mean(self.ratio):.2f}", kept.text(100, 2), kl.text(1, 4),
+            f"{np.mean(self.top1):.1%}", f"{np.mean(self.k_bits):.2f} + {np.mean(self.v_bits):.2f}",
+            below or "-", f"{self.basis_bytes:,}",
+        ]  # fmt: skip
+
+
+HEADER = [
+    "setting", "ratio", "retention % (95 %)", "KL (95 %)", "top-1", "bits K + V",
+    "retrieval: points below full", "basis bytes",
+]  # fmt: skip
+
+
+def markdown(rows: Sequence[Row], kinds: Sequence[str]) -> str:
+    """The table; `kinds` names the retrieval columns."""
+    head = [h + f" ({' / '.join(kinds)})" if h.startswith("retrieval") else h for h in HEADER]
+    lines = [head, ["---"] * len(head), *(row.cells() for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+class Bench:
+    """The model, loaded once, and what the full cache answers."""
+
+    def __init__(self, binary: pathlib.Path) -> None:
+        self.config, weights = load_model()
+        self.model, self.tokenizer = best_llama(self.config, weights), Tokenizer()
+        self._binary = binary
+        self._digest = hashlib.sha256(binary.read_bytes()).hexdigest()
+
+    def row(self, setting: Setting, scope: Scope) -> Row:
+        """Measures, or reads what was measured."""
+        path = build_folder() / "rows" / f"{self._key(setting, scope)}.json"
+        if path.exists():
+            return Row(**json.loads(path.read_text()))
+        begin = time.monotonic()
+        row = Row(setting.name, [], [], [], [], [], [], 0, {kind: [] for kind in scope.kinds}, 0)
+        with Server(setting, self.config, self._binary) as server:
+            for name in scope.passages:
+                self._passage(server, captured(name, PREFIX, TAIL + CONTINUATION), row)
+            for kind in scope.kinds:
+                for seed in range(scope.seeds):
+                    row.retrieval[kind].append(self._retrieval(server, kind, seed))
+        row.seconds = time.monotonic() - begin
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(dataclasses.asdict(row)))
+        return row
+
+    def _key(self, setting: Setting, scope: Scope) -> str:
+        learnt = [hashlib.sha256(c.k.tobytes()).hexdigest() for c in setting.learn_from]
+        said = {
+            **{f.name: str(getattr(setting, f.name)) for f in dataclasses.fields(setting)
+               if f.name not in ("profile", "learn_from")},
+            "profile": hashlib.sha256(setting.profile).hexdigest(), "learn_from": learnt,
+            "scope": dataclasses.asdict(scope), "binary": self._digest,
+        }  # fmt: skip
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+
+    def _passage(self, server: Server, capture: Capture, row: Row) -> None:
+        served = server.serve(capture)
+        cache = KvCache.of(served.k, served.v, room=len(capture.continuation))
+        log_p = self.model.log_probabilities(capture.continuation, cache)
+        got = compare(capture.full[TAIL:], log_p[TAIL:], capture.targets[TAIL:])
+        row.ratio.append(self._ratio(capture, served))
+        row.retention.append(got.retention)
+        row.kl.append(float(got.kl.mean()))
+        row.top1.append(float(got.top1.mean()))
+        row.k_bits.append(served.mean_bits("k"))
+        row.v_bits.append(served.mean_bits("v"))
+        row.basis_bytes = served.basis_bytes
+
+    def _ratio(self, capture: Capture, served: Served) -> float:
+        c = self.config
+        tail = TAIL * c.layers * c.kv_heads * c.head_dim * 4
+        return (capture.raw_bytes + tail) / (served.stored_bytes + tail)
+
+    def _retrieval(self, server: Server, kind: str, seed: int) -> tuple[float, float]:
+        asked = retrieval.question(self.model, self.tokenizer, kind, seed)
+        served = server.serve(asked.capture)
+        score = retrieval.ask(self.model, self.tokenizer, asked, served.k, served.v)
+        return score.exact, self.full(kind, seed)
+
+    def full(self, kind: str, seed: int) -> float:
+        """Exact matches of the full cache, kept in the build folder."""
+        path = build_folder() / "captures" / f"full-{kind.replace(' ', '-')}-{seed}.json"
+        if not path.exists():
+            asked = retrieval.question(self.model, self.tokenizer, kind, seed)
+            capture = asked.capture
+            score = retrieval.ask(self.model, self.tokenizer, asked, capture.k, capture.v)
+            path.write_text(json.dumps(dataclasses.asdict(score)))
+        exact: float = json.loads(path.read_text())["exact"]
+        return exact
+
+
+def profile_of(path: pathlib.Path) -> bytes:
+    """A profile's bytes; says how to make one where it is missing."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing: tests/quality/run profile makes it")
+    return path.read_bytes()
+
+
+def status_of(row: Row) -> dict[str, Any]:
+    """Means of a row, for gates."""
+    return {
+        "ratio": float(np.mean(row.ratio)), "kl": float(np.mean(row.kl)),
+        "retention": float(np.mean(row.retention)),
+        "below": {kind: row.points_below(kind) for kind in row.retrieval},
+    }  # fmt: skip
