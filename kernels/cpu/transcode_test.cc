@@ -158,11 +158,11 @@ TEST_P(TranscodeTest, GainOfVStaysOneOverTheLadder) {
       ASSERT_TRUE(Transcode(segment, Both(kind::kPlain8, kind::VBits(chain[i])), &next).ok());
       segment = std::move(next);
     }
-    const KvBuffer served = Decode(segment);
+    KvBuffer served = Decode(segment);
     double own = 0, both = 0;
-    for (int head = 0; head < kHeads; ++head)
+    for (int head = 0; head < kv_->heads; ++head)
       for (int t = 0; t < kBlockTokens; ++t)
-        for (int c = 0; c < kDim; ++c) {
+        for (int c = 0; c < kv_->d; ++c) {
           const double v = kv_->Get(head, true, t, c);
           own += v * v;
           both += v * served.Get(head, true, t, c);

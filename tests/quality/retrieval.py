@@ -6,6 +6,7 @@ import dataclasses
 import functools
 
 import numpy as np
+import numpy.typing as npt
 from dynacompress.profile.llama import KvCache, Llama
 
 import tasks
@@ -15,6 +16,7 @@ from capture import BLOCK, F16, Capture, capture, load, save
 from smollm2 import Tokenizer
 
 OTHER_TEXT = "letters"  # a tuning passage, between the facts and the questions of far retrieval
+ROOM = 128  # tokens of a question and its answer
 KINDS = ("kv 60", "kv 120", "far 60")
 OTHER_KINDS = ("multi-key 30", "variables 20x2", "frequent 12")
 
@@ -61,9 +63,13 @@ def question(model: Llama, tokenizer: Tokenizer, kind: str, seed: int) -> Questi
     return Question(task, load(path))
 
 
-def ask(model: Llama, tokenizer: Tokenizer, asked: Question, k: F16, v: F16) -> tasks.Score:
+def ask(
+    model: Llama, tokenizer: Tokenizer, asked: Question, k: F16, v: F16,
+    dropped: npt.NDArray[np.bool_] | None = None,
+) -> tasks.Score:  # fmt: skip
     """Scores a served form (or the capture's own) of the sealed blocks; the tail is recomputed."""
     tail = asked.capture.continuation
-    cache = KvCache.of(k, v, room=len(tail) + 128)
+    cache = KvCache.of(k, v, room=len(tail) + ROOM)
+    cache.dropped = dropped
     model.forward(np.asarray(tail, np.int64), cache)
     return tasks.ask(model, tokenizer, asked.task, cache)

@@ -15,6 +15,7 @@ from typing import Any
 
 import dynacompress
 import numpy as np
+import numpy.typing as npt
 from dynacompress.profile.gguf_model import spec_of
 
 from build_folder import REPOSITORY, build_folder
@@ -51,6 +52,7 @@ class Setting:
     config: str = ""  # TOML beside the defaults
     quality: str = "balanced"
     report: bool = True  # windows of the document itself
+    drops: bool = False  # a policy that drops tokens: the reader masks them, see Served.kept
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +64,12 @@ class Served:
     stored_bytes: int
     basis_bytes: int
     blocks: list[dict[str, Any]]  # what `inspect` says of each
+    dropped: npt.NDArray[np.bool_] | None = None  # [layers][kv_heads][tokens]
+
+    @property
+    def kept(self) -> float:
+        """Share of K and V rows that a policy has kept."""
+        return 1.0 if self.dropped is None else 1.0 - float(self.dropped.mean())
 
     def mean_bits(self, which: str) -> float:
         """Of 'k' or 'v': bits an element, over all tiles."""
@@ -81,6 +89,8 @@ class Server:
     def __enter__(self) -> Server:
         self._daemon.start()
         spec = spec_of(self._model, "", "", "f16")
+        if self._setting.drops:
+            spec = dataclasses.replace(spec, masks=True)
         self._client = dynacompress.Client(str(self._daemon.socket), name="quality", deadline=120)
         self._context = self._client.open_context(spec, profile=self._setting.profile)
         self._learn()
@@ -97,13 +107,17 @@ class Server:
         if setting.ratio and setting.steady:
             self._deleted(self._put(capture, setting.report, setting.ratio))
         hashes = self._put(capture, setting.report, setting.ratio)
+        if setting.drops:  # a chain is decided a second after its last report
+            time.sleep(2.0)
+            self._settle()
         blocks = self._client.query("inspect", self._context.fingerprint, hashes, len(hashes))
         rows = blocks["blocks"]
-        k, v = self._fetch(capture, hashes)
+        k, v, dropped = self._fetch(capture, hashes)
         cells = self._model.layers * self._model.kv_heads
         beside = ENTRY_BLOCK + (HISTORY + ENTRY_CELL) * cells
         served = Served(k, v, sum(row["bytes"] + beside for row in rows),
-                        round(self._metrics()["dynacompress_basis_bytes"]), rows)  # fmt: skip
+                        round(self._metrics()["dynacompress_basis_bytes"]), rows,
+                        dropped if setting.drops else None)  # fmt: skip
         self._deleted(hashes)
         return served
 
@@ -152,7 +166,11 @@ class Server:
         stored = (capture.raw_bytes + tail) / ratio - tail
         self._client.set_budget(round(stored + self._metrics()["dynacompress_basis_bytes"]))
 
-    def _fetch(self, capture: Capture, names: list[bytes]) -> tuple[F16, F16]:
+    def _fetch(
+        self, capture: Capture, names: list[bytes]
+    ) -> tuple[F16, F16, npt.NDArray[np.bool_]]:
+        layers, heads, tokens, _ = capture.k.shape
+        dropped = np.zeros((layers, heads, tokens), bool)
         kv = self._client.empty((2, *capture.k.shape), np.float16)
         kv[...] = np.nan  # whatever is not served must be seen
         done = 0
@@ -161,9 +179,16 @@ class Server:
                 if lease.run == 0:
                     raise RuntimeError(f"block {done} of {len(names)} is not held")
                 part = slice(done * BLOCK, (done + lease.run) * BLOCK)
-                self._context.fetch(lease, kv[0, :, :, part], kv[1, :, :, part], axes="lhtd")
+                got = self._context.fetch(
+                    lease, kv[0, :, :, part], kv[1, :, :, part], axes="lhtd",
+                    masks=self._setting.drops,
+                )  # fmt: skip
+                if self._setting.drops:
+                    words = np.array(got["live"], np.uint64).reshape(lease.run, layers, heads, 1)
+                    live = (words >> np.arange(BLOCK, dtype=np.uint64)) & np.uint64(1)
+                    dropped[:, :, part] = live.transpose(1, 2, 0, 3).reshape(layers, heads, -1) == 0
                 done += lease.run
-        return kv[0].copy(), kv[1].copy()
+        return kv[0].copy(), kv[1].copy(), dropped
 
     def _deleted(self, names: list[bytes]) -> None:
         self._context.delete(names)

@@ -151,18 +151,21 @@ class Context:
         block: int = 0,
         head: int | None = None,
         as_stored: bool = False,
+        masks: bool = False,
         dtype: str | None = None,
         deadline: float | None = None,
     ) -> dict[str, Any]:
         """Decodes blocks of the lease, from its `block`-th, into the arrays.
 
         as_stored: encoded bytes travel (3-7 x fewer) and this process decodes them.
-        Returns {"segments": [(status, nmse, bytes)], "tiers": [...], "bases", "bytes_received"}.
+        masks: "live" has 64 bits for each segment and head: which tokens a policy has kept.
+        Returns {"segments": [(status, nmse, bytes)], "tiers", "bases", "bytes_received", "live"};
+        segments are [block][layer].
         Raises Error where a block is not there any more; the arrays are then undefined.
         """
         return self._core.fetch(
             lease._core, k, v, axes, dtype, layer, self._heads[0] if head is None else head, block,
-            as_stored, self._deadline if deadline is None else deadline,
+            as_stored, masks, self._deadline if deadline is None else deadline,
         )  # fmt: skip
 
     def report_queries(

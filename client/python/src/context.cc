@@ -75,7 +75,7 @@ nb::list Put(Context& c, const std::vector<nb::bytes>& hashes, AnyConstArray k, 
 
 nb::dict Fetch(Context& c, PyLease& lease, AnyArray k, AnyArray v, const std::string& axes,
                std::optional<std::string> dtype, int layer, int head, int block, bool as_stored,
-               double deadline) {
+               bool masks, double deadline) {
   Extents e;
   FetchRequest request;
   request.target =
@@ -87,6 +87,7 @@ nb::dict Fetch(Context& c, PyLease& lease, AnyArray k, AnyArray v, const std::st
   request.block_begin = static_cast<uint32_t>(block);
   request.block_count = e.blocks;
   request.form = as_stored ? wire::Form::kAsStored : wire::Form::kDecoded;
+  request.want_masks = masks;
   request.deadline = Millis(deadline);
   FetchResult result;
   {
@@ -101,6 +102,7 @@ nb::dict Fetch(Context& c, PyLease& lease, AnyArray k, AnyArray v, const std::st
   out["tiers"] = tiers;
   out["bases"] = result.bases;
   out["bytes_received"] = result.bytes_received;
+  out["live"] = result.live;
   return out;
 }
 
@@ -217,7 +219,7 @@ void RegisterContext(nb::module_& m) {
           nb::arg("hashes"), nb::arg("min_quality"), nb::arg("deadline"))
       .def("fetch", &Fetch, nb::arg("lease"), nb::arg("k"), nb::arg("v"), nb::arg("axes"),
            nb::arg("dtype").none(), nb::arg("layer"), nb::arg("head"), nb::arg("block"),
-           nb::arg("as_stored"), nb::arg("deadline"))
+           nb::arg("as_stored"), nb::arg("masks"), nb::arg("deadline"))
       .def("report_queries", &ReportQueries, nb::arg("leaf"), nb::arg("first_position"),
            nb::arg("queries"), nb::arg("layer"), nb::arg("heads"), nb::arg("advance"),
            nb::arg("deadline"))

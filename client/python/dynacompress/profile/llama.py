@@ -25,11 +25,15 @@ QUERY_TILE = 128  # queries whose scores are held at once by a thread
 
 @dataclasses.dataclass
 class KvCache:
-    """K after RoPE and V, float32 [layers][kv_heads][capacity][head_dim]; `length` are valid."""
+    """K after RoPE and V, float32 [layers][kv_heads][capacity][head_dim]; `length` are valid.
+
+    dropped: bool [layers][kv_heads][capacity], tokens that nobody attends to (None: there are none).
+    """
 
     k: F32
     v: F32
     length: int = 0
+    dropped: npt.NDArray[np.bool_] | None = None
 
     @classmethod
     def empty(cls, config: Config, capacity: int) -> KvCache:
@@ -147,12 +151,15 @@ class Llama:
             cache.v[layer, :, start : start + n] = v.swapaxes(0, 1)
             if keep_queries:
                 kept[layer] = q
-            attended = self._attend(q, cache.k[layer], cache.v[layer], start)
+            dropped = None if cache.dropped is None else cache.dropped[layer]
+            attended = self._attend(q, cache.k[layer], cache.v[layer], start, dropped)
             x += self._rows(lambda rows: rows @ w.attention_out[layer].T, attended)
             x += self._rows(lambda rows: self._ffn(rows, layer), x)
         return self._norm(x, w.output_norm), kept
 
-    def _attend(self, q: F32, k: F32, v: F32, start: int) -> F32:
+    def _attend(
+        self, q: F32, k: F32, v: F32, start: int, dropped: npt.NDArray[np.bool_] | None
+    ) -> F32:
         """Causal attention of q [n][heads][head_dim] over k, v [kv_heads][capacity][head_dim]."""
         c, n = self.config, len(q)
         out = np.empty((n, c.heads * c.head_dim), np.float32)
@@ -164,6 +171,8 @@ class Llama:
             rows = scaled[first:last, heads].reshape(-1, c.head_dim)  # query major, head minor
             seen = start + last
             scores = rows @ k[kv_head, :seen].T
+            if dropped is not None:
+                scores[:, dropped[kv_head, :seen]] = -np.inf
             future = np.arange(start + first, seen) > np.arange(start + first, seen)[:, None]
             tail = scores.reshape(last - first, c.group, seen)[:, :, start + first :]
             np.copyto(tail, -np.inf, where=future[:, None])

@@ -85,7 +85,11 @@ class TorchLlama(Llama):
             values = torch.cat([self._up(cache.v[layer, :, :start]), v.transpose(0, 1)], 1)
             rows = q.view(n, c.kv_heads, c.group, c.head_dim).permute(1, 2, 0, 3)
             scores = rows @ keys[:, None].transpose(-1, -2) * c.head_dim**-0.5
-            scores = scores.masked_fill(future, -torch.inf).softmax(-1)
+            scores = scores.masked_fill(future, -torch.inf)
+            if cache.dropped is not None:
+                gone = self._up(cache.dropped[layer, :, : start + n])[:, None, None]
+                scores = scores.masked_fill(gone, -torch.inf)
+            scores = scores.softmax(-1)
             mixed = (scores @ values[:, None]).permute(2, 0, 1, 3).reshape(n, -1)
             x = x + mixed @ w["attention_out"][layer].T
             both = self._normed(x, w["ffn_norm"][layer]) @ w["gate_up"][layer].T
