@@ -14,12 +14,23 @@
 #else
 #define DYNA_HD
 #endif
+// A table that a device function indexes at run time must live on the device.
+#if defined(__CUDA_ARCH__)
+#define DYNA_TABLE static __device__ constexpr
+#else
+#define DYNA_TABLE inline constexpr
+#endif
 
 namespace dyna::codec {
 
 // ---- f16, bf16, e4m3 as bits
 
 DYNA_HD inline float F16ToF32(uint16_t h) {
+#if defined(__CUDA_ARCH__)  // one instruction, and exact
+  float exact;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(exact) : "h"(h));
+  return exact;
+#else
   uint32_t bits = (h & 0x7fffu) << 13;
   const uint32_t exponent = bits & 0x0f800000u;
   bits += 112u << 23;
@@ -27,10 +38,16 @@ DYNA_HD inline float F16ToF32(uint16_t h) {
   float value = std::bit_cast<float>(exponent == 0 ? bits + (1u << 23) : bits);
   if (exponent == 0) value -= 0x1p-14f;  // subnormal: exact
   return std::bit_cast<float>(std::bit_cast<uint32_t>(value) | (h & 0x8000u) << 16);
+#endif
 }
 
 // Nearest even; 65,520 and above become infinity, every NaN 0x7e00 with its sign.
 DYNA_HD inline uint16_t F32ToF16(float f) {
+#if defined(__CUDA_ARCH__)  // the same but for the bits of a NaN, which is never stored
+  uint16_t nearest;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(nearest) : "f"(f));
+  return nearest;
+#else
   const uint32_t bits = std::bit_cast<uint32_t>(f);
   const uint32_t sign = (bits >> 16) & 0x8000u;
   const uint32_t a = bits & 0x7fffffffu;
@@ -43,6 +60,7 @@ DYNA_HD inline uint16_t F32ToF16(float f) {
     h = a > 0x7f800000u ? 0x7e00u : 0x7c00u;
   }
   return static_cast<uint16_t>(h | sign);
+#endif
 }
 
 DYNA_HD inline float RoundF16(float f) { return F16ToF32(F32ToF16(f)); }
@@ -111,13 +129,13 @@ DYNA_HD inline int FloorClamped(float x, int lo, int hi) {
 
 // ---- LOG8 and LOG8E: sixteenths of a doubling, without log2
 
-inline constexpr float kLog8Power[16] = {
+DYNA_TABLE float kLog8Power[16] = {
     // 2^(i / 16)
     0x1.000000p+0f, 0x1.0b5586p+0f, 0x1.172b84p+0f, 0x1.2387a6p+0f, 0x1.306fe0p+0f, 0x1.3dea64p+0f,
     0x1.4bfdaep+0f, 0x1.5ab07ep+0f, 0x1.6a09e6p+0f, 0x1.7a1148p+0f, 0x1.8ace54p+0f, 0x1.9c4918p+0f,
     0x1.ae89fap+0f, 0x1.c199bep+0f, 0x1.d5818ep+0f, 0x1.ea4afap+0f,
 };
-inline constexpr float kLog8Middle[16] = {
+DYNA_TABLE float kLog8Middle[16] = {
     // 2^((i + 1/2) / 16)
     0x1.059b0ep+0f, 0x1.11301ep+0f, 0x1.1d4874p+0f, 0x1.29e9e0p+0f, 0x1.371a74p+0f, 0x1.44e086p+0f,
     0x1.5342b6p+0f, 0x1.6247ecp+0f, 0x1.71f75ep+0f, 0x1.82589ap+0f, 0x1.93737cp+0f, 0x1.a5503cp+0f,

@@ -17,12 +17,16 @@ RopeTable::RopeTable(const Rope& rope)
   }
 }
 
+RopeTable::Angle RopeTable::FirstAngle(uint64_t first, int pair) const {
+  const double angle = static_cast<double>(first) * inv_freq_[static_cast<size_t>(pair)];
+  return {static_cast<float>(std::cos(angle)), static_cast<float>(std::sin(angle))};
+}
+
 void RopeTable::Fill(uint64_t first, RopeBlock* block) const {
   block->kind = kind_;
   block->pairs = rotary_dim_ / 2;
   for (int p = 0; p < block->pairs; ++p) {
-    const double angle = static_cast<double>(first) * inv_freq_[static_cast<size_t>(p)];
-    const float c = static_cast<float>(std::cos(angle)), s = static_cast<float>(std::sin(angle));
+    const auto [c, s] = FirstAngle(first, p);
     const float* from_cos = &cos_[static_cast<size_t>(p * kBlockTokens)];
     const float* from_sin = &sin_[static_cast<size_t>(p * kBlockTokens)];
     for (int t = 0; t < kBlockTokens; ++t) {

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "schemas/context.h"
@@ -30,6 +31,16 @@ class RopeTable {
   void FillBlock(uint32_t block_index, RopeBlock* block) const {
     Fill(uint64_t{block_index} * kBlockTokens, block);
   }
+  // What the two tables that are combined hold, for backends that combine them themselves: position
+  // t of 0..63, and the first of a block.
+  float cos_at(int pair, int t) const { return cos_[static_cast<size_t>(pair * kBlockTokens + t)]; }
+  float sin_at(int pair, int t) const { return sin_[static_cast<size_t>(pair * kBlockTokens + t)]; }
+  struct Angle {
+    float cos, sin;
+  };
+  Angle FirstAngle(uint64_t first, int pair) const;
+  std::span<const double> inv_freq() const { return inv_freq_; }
+
   RopeKind kind() const { return kind_; }
   int rotary_dim() const { return rotary_dim_; }
 

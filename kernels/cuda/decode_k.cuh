@@ -1,0 +1,190 @@
+// K of one tile back to rows, by one thread block: each warp dequantises 16 rows straight into
+// matrix operands, x = B y + mu on the tensor cores, turns and stores. Kinds without a basis are
+// the same with the identity, which is exact and puts channels in the order of rows.
+#pragma once
+
+#include "kernels/cuda/dequantise.cuh"
+#include "kernels/cuda/fragment.h"
+#include "kernels/cuda/rope.cuh"
+#include "kernels/cuda/rows.cuh"
+
+namespace dyna::cuda {
+
+// Shared memory: scales and offsets [d] of 8 bytes | means of dropped tokens f16 [d] | rows for
+// ropes that do not turn in registers, f32 [4 warps][16][d].
+constexpr int DecodeBytes(int d, bool exchange) { return 12 * d + (exchange ? 256 * d : 0); }
+
+// Which row of a tile stands at each of a lane's two tokens: its slot, -1: dropped.
+struct LaneTokens {
+  int token[2], slot[2];
+  bool skip[2];  // pinned: its row comes from the pins
+};
+__device__ inline LaneTokens TokensOfLane(const TileJob& job, int warp, int g) {
+  LaneTokens l;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const int t = 16 * warp + 8 * i + g, r = RowOfToken(job.live, t);
+    l.token[i] = t;
+    l.slot[i] = r < 0 ? -1 : codec::TokenSlot(r);
+    l.skip[i] = job.pins != nullptr && (job.pinned >> t & 1) != 0;
+  }
+  return l;
+}
+
+// y' of 16 rows as operands A: octets 2 G and 2 G + 1.
+__device__ inline void OperandOfPlanes(const CodedTile& tile, const float2* scales,
+                                       const uint16_t* mean, const LaneTokens& at, int G, int q,
+                                       uint32_t (&a)[4]) {
+#pragma unroll
+  for (int o = 0; o < 2; ++o) {
+    const int c = 16 * G + 8 * o + 2 * q;
+    const float4 s = *reinterpret_cast<const float4*>(&scales[c]);
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+      a[2 * o + i] = at.slot[i] < 0
+                         ? *reinterpret_cast<const uint32_t*>(mean + c)
+                         : DecodePair(CodePair(tile, 2 * G + o, q, at.slot[i]), s);
+  }
+}
+
+// Operand B of the identity: plane channels in, output channels of the e-th n-tile out.
+__device__ inline void IdentityOut(int g, int q, int e, uint32_t (&b)[2]) {
+  const int out = OutChannel(e, g);
+#pragma unroll
+  for (int i = 0; i < 2; ++i)
+    b[i] = (PlaneChannel(q, 2 * i) == out ? 0x3c00u : 0) |
+           (PlaneChannel(q, 2 * i + 1) == out ? 0x3c000000u : 0);
+}
+
+__device__ inline void StoreGroup(const TileJob& job, const LaneTokens& at, std::byte* const (&row)[2],
+                                  int G, int q, const float (&x)[2][4]) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i)
+    if (!at.skip[i]) Store4(row[i], job.dtype, 16 * G + 4 * q, x[i]);
+}
+
+// Output group G of 16 channels through the basis: x[i] of the lane's token i, four neighbouring
+// channels.
+template <int kGroups>
+__device__ inline void ProductOfGroup(const BasisCell& cell, const uint32_t (&y)[kGroups][4], int G,
+                                      int lane, float (&x)[2][4]) {
+  float acc[2][4] = {};
+  const auto* b = reinterpret_cast<const uint4*>(cell.b) + G * kGroups * 32 + lane;
+#pragma unroll
+  for (int k = 0; k < kGroups; ++k) {
+    const uint4 part = __ldg(b + k * 32);
+    MmaF16(acc[0], y[k], part.x, part.y);
+    MmaF16(acc[1], y[k], part.z, part.w);
+  }
+  const float4 mu = __ldg(reinterpret_cast<const float4*>(cell.mu + 16 * G + 4 * (lane % 4)));
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    x[i][0] = acc[0][2 * i] + mu.x, x[i][1] = acc[0][2 * i + 1] + mu.y;
+    x[i][2] = acc[1][2 * i] + mu.z, x[i][3] = acc[1][2 * i + 1] + mu.w;
+  }
+}
+
+// The same of the identity.
+__device__ inline void RowsOfPlanes(const uint32_t (&y)[4], int g, int q, float (&x)[2][4]) {
+  float acc[2][4] = {};
+#pragma unroll
+  for (int e = 0; e < 2; ++e) {
+    uint32_t b[2];
+    IdentityOut(g, q, e, b);
+    MmaF16(acc[e], y, b[0], b[1]);
+  }
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    x[i][0] = acc[0][2 * i], x[i][1] = acc[0][2 * i + 1];
+    x[i][2] = acc[1][2 * i], x[i][3] = acc[1][2 * i + 1];
+  }
+}
+
+template <int kGroups>
+__device__ inline void DecodeK(const TileJob& job, void* shared) {
+  constexpr int kD = 16 * kGroups;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
+  auto* scales = static_cast<float2*>(shared);
+  auto* mean = reinterpret_cast<uint16_t*>(scales + kD);
+  for (int c = threadIdx.x; c < kD; c += kThreads) scales[c] = ScaleOf(job.tile, c);
+  __syncthreads();
+  if (job.live != ~uint64_t{0}) {
+    for (int c = threadIdx.x; c < kD; c += kThreads) {
+      const float2 s = scales[c];
+      const int k = c % 8;
+      mean[c] = codec::F32ToF16(MeanOfRows(job.counted, [&](int r) {
+        const uint32_t pair = CodePair(job.tile, c / 8, k / 2, codec::TokenSlot(r));
+        const uint32_t y = DecodePair(pair, make_float4(s.x, s.y, s.x, s.y));
+        return (k & 1) != 0 ? HighF16(y) : LowF16(y);
+      }));
+    }
+    __syncthreads();
+  }
+  const LaneTokens at = TokensOfLane(job, warp, g);
+  uint32_t y[kGroups][4];
+#pragma unroll
+  for (int G = 0; G < kGroups; ++G)
+    OperandOfPlanes(job.tile, scales, mean, at, G, q, y[G]);
+  std::byte* const row[2] = {RowAt(job.rows, at.token[0]), RowAt(job.rows, at.token[1])};
+  if (job.table != nullptr && !TurnsInRegisters<kGroups>(job)) {
+    float* exchange = reinterpret_cast<float*>(static_cast<std::byte*>(shared) + 12 * kD) +
+                      warp * 16 * kD;
+#pragma unroll 1
+    for (int G = 0; G < kGroups; ++G) {
+      float x[2][4];
+      ProductOfGroup<kGroups>(*job.cell, y, G, lane, x);
+#pragma unroll
+      for (int i = 0; i < 2; ++i)
+        *reinterpret_cast<float4*>(exchange + (8 * i + g) * kD + 16 * G + 4 * q) =
+            make_float4(x[i][0], x[i][1], x[i][2], x[i][3]);
+    }
+    __syncwarp();
+#pragma unroll 1
+    for (int G = 0; G < kGroups; ++G) {
+      float x[2][4];
+#pragma unroll
+      for (int i = 0; i < 2; ++i)
+#pragma unroll
+        for (int k = 0; k < 4; ++k)
+          x[i][k] = RotateThrough(job, at.token[i], 16 * G + 4 * q + k, false,
+                                  exchange + (8 * i + g) * kD);
+      StoreGroup(job, at, row, G, q, x);
+    }
+  } else if (job.table != nullptr && job.rope == RopeKind::kHalf) {
+    if constexpr (kGroups % 2 == 0) {
+#pragma unroll 1
+      for (int G = 0; G < kGroups / 2; ++G) {
+        float x[2][4], far[2][4];
+        ProductOfGroup<kGroups>(*job.cell, y, G, lane, x);
+        ProductOfGroup<kGroups>(*job.cell, y, G + kGroups / 2, lane, far);
+#pragma unroll
+        for (int i = 0; i < 2; ++i)
+          RotateHalves(job, at.token[i], 16 * G + 4 * q, false, x[i], far[i]);
+        StoreGroup(job, at, row, G, q, x);
+        StoreGroup(job, at, row, G + kGroups / 2, q, far);
+      }
+    }
+  } else if (job.change == Change::kBasis) {
+#pragma unroll 1
+    for (int G = 0; G < kGroups; ++G) {
+      float x[2][4];
+      ProductOfGroup<kGroups>(*job.cell, y, G, lane, x);
+      if (job.table != nullptr) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i)
+          RotateNeighbours(job, at.token[i], 16 * G + 4 * q, false, x[i]);
+      }
+      StoreGroup(job, at, row, G, q, x);
+    }
+  } else {
+#pragma unroll
+    for (int G = 0; G < kGroups; ++G) {
+      float x[2][4];
+      RowsOfPlanes(y[G], g, q, x);
+      StoreGroup(job, at, row, G, q, x);
+    }
+  }
+  RestorePins(job, kD);
+}
+
+}  // namespace dyna::cuda

@@ -1,0 +1,75 @@
+// V of one tile back to rows, by one thread block: 16 rows a warp, z' into matrix operands, rotated
+// back 16 channels at a time on the tensor cores and between groups in f32.
+#pragma once
+
+#include "kernels/cuda/decode_k.cuh"
+#include "kernels/cuda/hadamard.cuh"
+
+namespace dyna::cuda {
+
+template <int kGroups>
+__device__ inline void DecodeV(const TileJob& job, void* shared) {
+  constexpr int kD = 16 * kGroups;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
+  auto* gains = static_cast<float*>(shared);  // [64], by row
+  auto* mean = reinterpret_cast<uint16_t*>(gains + 64);
+  const int bits = job.tile.bits;
+  const std::byte* codes = CodesOfV(job.tile);
+  if (threadIdx.x < 64)
+    gains[threadIdx.x] =
+        GainOf(job.tile, *job.tile.v_exp, codec::TokenSlot(static_cast<int>(threadIdx.x)));
+  __syncthreads();
+  if (job.live != ~uint64_t{0}) {
+    for (int c = threadIdx.x; c < kD; c += kThreads)
+      mean[c] = codec::F32ToF16(MeanOfRows(job.counted, [&](int r) {
+        const uint32_t quad = CodeQuad(codes, kGroups, bits, r, c / 16, c % 16 / 4);
+        const uint2 z = DecodeQuad(quad, bits, gains[r]);
+        const uint32_t pair = (c & 2) != 0 ? z.y : z.x;
+        return (c & 1) != 0 ? HighF16(pair) : LowF16(pair);
+      }));
+    __syncthreads();
+  }
+  int r[2];
+  float gain[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    r[i] = RowOfToken(job.live, 16 * warp + 8 * i + g);
+    gain[i] = r[i] < 0 ? 0.0f : gains[r[i]];
+  }
+  uint32_t b[2][2];
+  HadamardOperandB(g, q, 0, b[0]);
+  HadamardOperandB(g, q, 1, b[1]);
+  float x[kGroups][8] = {};  // [e][token][2 columns], as the accumulators are
+#pragma unroll
+  for (int G = 0; G < kGroups; ++G) {
+    uint32_t a[4];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const uint2 z =
+          r[i] < 0 ? *reinterpret_cast<const uint2*>(mean + 16 * G + 4 * q)
+                   : DecodeQuad(CodeQuad(codes, kGroups, bits, r[i], G, q), bits, gain[i]);
+      a[i] = z.x;
+      a[2 + i] = z.y;
+    }
+    float acc[2][4] = {};
+    MmaF16(acc[0], a, b[0][0], b[0][1]);
+    MmaF16(acc[1], a, b[1][0], b[1][1]);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) x[G][i] = acc[i / 4][i % 4];
+  }
+  HadamardGroups<kGroups, 8>(x);
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const int t = 16 * warp + 8 * i + g;
+    if (job.pins != nullptr && (job.pinned >> t & 1) != 0) continue;
+    std::byte* row = RowAt(job.rows, t);
+#pragma unroll
+    for (int G = 0; G < kGroups; ++G) {
+      const float four[4] = {x[G][2 * i], x[G][2 * i + 1], x[G][4 + 2 * i], x[G][5 + 2 * i]};
+      Store4(row, job.dtype, 16 * G + 4 * q, four);
+    }
+  }
+  RestorePins(job, kD);
+}
+
+}  // namespace dyna::cuda

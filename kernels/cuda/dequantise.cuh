@@ -1,0 +1,133 @@
+// y' and z' of a coded tile, as the pairs of halves a lane feeds to the matrix instructions. Exact:
+// rounded to f16 as codec_math.h rounds.
+#pragma once
+
+#include "kernels/codec_math.h"
+#include "kernels/cuda/fragment.h"
+#include "kernels/cuda/rows.cuh"
+#include "kernels/cuda/warp.cuh"
+
+namespace dyna::cuda {
+
+// ---- K
+
+// Scale and offset of channel c.
+__device__ inline float2 ScaleOf(const CodedTile& tile, int c) {
+  const RunPlace place = tile.runs[c / tile.run];
+  const std::byte* at = tile.at + place.scale_at;
+  const int k = c % tile.run;
+  float s = 0;
+  if (place.width == 2) s = codec::Log8Decode(static_cast<int>(at[k]));
+  if (place.width > 2) s = codec::F16ToF32(reinterpret_cast<const uint16_t*>(at)[k]);
+  return make_float2(s, codec::F16ToF32(reinterpret_cast<const uint16_t*>(tile.at)[c]));
+}
+
+// Codes of channels 2q and 2q + 1 of octet o of the tile in the row at `slot`: in either half.
+__device__ inline uint32_t CodePair(const CodedTile& tile, int o, int q, int slot) {
+  const bool wide = tile.run == 16;
+  const RunPlace place = tile.runs[wide ? o >> 1 : o];
+  const int octet = wide ? o & 1 : 0;  // of the run
+  const std::byte* at = tile.at + place.code_at;
+  if (place.width == 2) {
+    if (wide)
+      return __ldg(reinterpret_cast<const uint32_t*>(at) + slot) >> (2 * q + 8 * octet) &
+             0x00030003u;
+    const uint32_t e = __ldg(reinterpret_cast<const uint16_t*>(at) + slot);
+    return (e >> (2 * q) & 3) | (e >> (8 + 2 * q) & 3) << 16;
+  }
+  if (place.width == 4)
+    return __ldg(reinterpret_cast<const uint32_t*>(at) + octet * 64 + slot) >> (4 * q) &
+           0x000f000fu;
+  if (place.width == 8) {
+    const uint32_t e =
+        __ldg(reinterpret_cast<const uint32_t*>(at) + (octet * 2 + (q >> 1)) * 64 + slot);
+    return __byte_perm(e, 0, (q & 1) != 0 ? 0x4342 : 0x4140);
+  }
+  return 0;
+}
+
+// Small integers in either half -> half2.
+__device__ inline half2 HalvesOf(uint32_t codes) {
+  return __hsub2(AsHalf2(codes | 0x64006400u), AsHalf2(0x64006400u));
+}
+
+// y' of a pair of codes; `s`: scale and offset of both channels.
+__device__ inline uint32_t DecodePair(uint32_t codes, const float4& s) {
+  const half2 c = HalvesOf(codes);
+  return PackF16(__fadd_rn(__fmul_rn(s.x, __low2float(c)), s.y),
+                 __fadd_rn(__fmul_rn(s.z, __high2float(c)), s.w));
+}
+
+// ---- V
+
+__device__ inline float GainOf(const CodedTile& tile, int v_exp, int slot) {
+  if (tile.bits == 8)
+    return codec::F16ToF32(reinterpret_cast<const uint16_t*>(tile.at)[slot]) *
+           codec::Power2(v_exp);
+  return codec::Log8eDecode(static_cast<int>(tile.at[slot]), v_exp);
+}
+__device__ inline const std::byte* CodesOfV(const CodedTile& tile) {
+  return tile.at + (tile.bits == 8 ? 128 : 64);
+}
+
+// Stored codes of channels 16 G + 4 q .. + 3 of row r: a byte each.
+__device__ inline uint32_t CodeQuad(const std::byte* codes, int groups, int bits, int r, int G,
+                                    int q) {
+  const std::byte* cell =
+      codes + ((r >> 3) * groups + G) * 16 * bits + ((r >> 1) & 3) * 4 * bits;
+  const int odd = r & 1;
+  if (bits == 8) {
+    const uint2 w = __ldg(reinterpret_cast<const uint2*>(cell) + q);
+    return __byte_perm(w.x, w.y, odd != 0 ? 0x7632 : 0x5410);
+  }
+  if (bits == 4) {
+    const uint32_t w = __ldg(reinterpret_cast<const uint32_t*>(cell) + q) >> (16 * odd);
+    return (w & 0xfu) | (w & 0xf0u) << 4 | (w & 0xf00u) << 8 | (w & 0xf000u) << 12;
+  }
+  if (bits == 2) {
+    const uint32_t w = __ldg(reinterpret_cast<const uint32_t*>(cell) + (q >> 1)) >>
+                       (16 * odd + 8 * (q & 1));
+    return (w & 3u) | (w & 0xcu) << 6 | (w & 0x30u) << 12 | (w & 0xc0u) << 18;
+  }
+  const uint32_t w = __ldg(reinterpret_cast<const uint32_t*>(cell)) >> (16 * odd + 4 * q);
+  return (w & 1u) | (w & 2u) << 7 | (w & 4u) << 14 | (w & 8u) << 21;
+}
+
+// z' of four codes, as two pairs of halves.
+__device__ inline uint2 DecodeQuad(uint32_t codes, int bits, float gain) {
+  const half2 shift = __float2half2_rn(1024.0f + static_cast<float>(1 << (bits - 1)));
+  const half2 half = AsHalf2(0x38003800u);  // 1/2
+  const half2 low = __hadd2(
+      __hsub2(AsHalf2(__byte_perm(codes, 0x64, 0x4140)), shift), half);
+  const half2 high = __hadd2(
+      __hsub2(AsHalf2(__byte_perm(codes, 0x64, 0x4342)), shift), half);
+  return make_uint2(PackF16(gain * __low2float(low), gain * __high2float(low)),
+                    PackF16(gain * __low2float(high), gain * __high2float(high)));
+}
+
+// ---- of rows: dropped tokens decode to the mean of the rows that count (formats 4)
+
+// Row of logical token t, or -1 where it was dropped.
+__device__ inline int RowOfToken(uint64_t live, int t) {
+  if (live == ~uint64_t{0}) return t;
+  return (live >> t & 1) != 0 ? RankBit(live, t) : -1;
+}
+
+// The pairwise tree over rows of value(r), rows that do not count being 0; over their number.
+template <typename F>
+__device__ inline float MeanOfRows(uint64_t counted, const F& value) {
+  if (counted == 0) return 0;
+  float t[32];
+#pragma unroll 1
+  for (int r = 0; r < 32; ++r) {
+    const float a = (counted >> r & 1) != 0 ? value(r) : 0.0f;
+    const float b = (counted >> (r + 32) & 1) != 0 ? value(r + 32) : 0.0f;
+    t[r] = a + b;
+  }
+#pragma unroll 1
+  for (int n = 16; n > 0; n /= 2)
+    for (int r = 0; r < n; ++r) t[r] += t[r + n];
+  return t[0] / static_cast<float>(__popcll(counted));
+}
+
+}  // namespace dyna::cuda

@@ -1,0 +1,104 @@
+#include "kernels/cuda/device_memory.h"
+
+#include <cuda_runtime.h>
+
+#include <string>
+
+namespace dyna::cuda {
+namespace {
+
+bool IsSticky(cudaError_t e) {
+  switch (e) {
+    case cudaErrorIllegalAddress:
+    case cudaErrorIllegalInstruction:
+    case cudaErrorMisalignedAddress:
+    case cudaErrorInvalidAddressSpace:
+    case cudaErrorInvalidPc:
+    case cudaErrorLaunchFailure:
+    case cudaErrorLaunchTimeout:
+    case cudaErrorHardwareStackError:
+    case cudaErrorECCUncorrectable:
+    case cudaErrorAssert:
+      return true;
+    default:
+      return false;
+  }
+}
+
+Status Check(cudaError_t e, const char* what) {
+  if (e == cudaSuccess) return {};
+  cudaGetLastError();
+  return Internal(std::string(IsSticky(e) ? "device lost: " : "cuda: ") + what + ": " +
+                  cudaGetErrorString(e));
+}
+
+}  // namespace
+
+Status LastError(const char* what) { return Check(cudaGetLastError(), what); }
+
+DeviceMemory::~DeviceMemory() { cudaFree(data_); }
+Status DeviceMemory::Reserve(size_t bytes) {
+  if (bytes <= size_) return {};
+  cudaFree(data_);
+  data_ = nullptr;
+  size_ = 0;
+  void* data = nullptr;
+  DYNA_RETURN_IF_ERROR(Check(cudaMalloc(&data, bytes), "device memory"));
+  data_ = static_cast<std::byte*>(data);
+  size_ = bytes;
+  return {};
+}
+
+PinnedMemory::~PinnedMemory() { cudaFreeHost(data_); }
+Status PinnedMemory::Reserve(size_t bytes) {
+  if (bytes <= size_) return {};
+  cudaFreeHost(data_);
+  data_ = nullptr;
+  size_ = 0;
+  void* data = nullptr;
+  DYNA_RETURN_IF_ERROR(Check(cudaMallocHost(&data, bytes), "pinned memory"));
+  data_ = static_cast<std::byte*>(data);
+  size_ = bytes;
+  return {};
+}
+
+Status CopyToDevice(std::byte* to, const std::byte* from, size_t bytes, CUstream_st* stream) {
+  if (bytes == 0) return {};
+  return Check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream), "copy in");
+}
+Status CopyToHost(std::byte* to, const std::byte* from, size_t bytes, CUstream_st* stream) {
+  if (bytes == 0) return {};
+  return Check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream), "copy out");
+}
+Status ZeroDevice(std::byte* at, size_t bytes, CUstream_st* stream) {
+  if (bytes == 0) return {};
+  return Check(cudaMemsetAsync(at, 0, bytes, stream), "zero");
+}
+Status WaitFor(CUstream_st* stream) { return Check(cudaStreamSynchronize(stream), "kernels"); }
+
+Stream::~Stream() {
+  if (stream_ != nullptr) cudaStreamDestroy(stream_);
+}
+Status Stream::Open() {
+  return Check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "stream");
+}
+
+int DeviceCount() {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) != cudaSuccess) {
+    cudaGetLastError();
+    return 0;
+  }
+  return count;
+}
+
+std::string DeviceName() {
+  int device = 0;
+  cudaDeviceProp prop{};
+  if (cudaGetDevice(&device) != cudaSuccess ||
+      cudaGetDeviceProperties(&prop, device) != cudaSuccess)
+    return "unknown";
+  return std::string(prop.name) + " (sm_" + std::to_string(prop.major * 10 + prop.minor) + ")";
+}
+
+}  // namespace dyna::cuda

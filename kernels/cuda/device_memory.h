@@ -1,0 +1,83 @@
+// Memory of the device and pinned memory of the host, owned; and CUDA's errors as Status.
+//
+// Thread rule: an object belongs to one thread at a time.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <utility>
+
+#include "schemas/status.h"
+
+struct CUstream_st;
+
+namespace dyna::cuda {
+
+// The last error of this thread's calls, cleared. INTERNAL; "device lost: ..." where the error
+// sticks to the process (traps: illegal address, and the like) and no later call can succeed.
+Status LastError(const char* what);
+
+class DeviceMemory {
+ public:
+  DeviceMemory() = default;
+  DeviceMemory(DeviceMemory&& other) noexcept { *this = std::move(other); }
+  DeviceMemory& operator=(DeviceMemory&& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(size_, other.size_);
+    return *this;
+  }
+  ~DeviceMemory();
+  // At least `bytes`; what was there is lost where it grows. INTERNAL when there is no room.
+  Status Reserve(size_t bytes);
+  std::byte* data() const { return data_; }
+  size_t size() const { return size_; }
+
+ private:
+  std::byte* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+class PinnedMemory {
+ public:
+  PinnedMemory() = default;
+  PinnedMemory(PinnedMemory&& other) noexcept { *this = std::move(other); }
+  PinnedMemory& operator=(PinnedMemory&& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(size_, other.size_);
+    return *this;
+  }
+  ~PinnedMemory();
+  Status Reserve(size_t bytes);
+  std::byte* data() const { return data_; }
+  size_t size() const { return size_; }
+
+ private:
+  std::byte* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+// Asynchronous copies; the host side is pinned for them to be so.
+Status CopyToDevice(std::byte* to, const std::byte* from, size_t bytes, CUstream_st* stream);
+Status CopyToHost(std::byte* to, const std::byte* from, size_t bytes, CUstream_st* stream);
+Status ZeroDevice(std::byte* at, size_t bytes, CUstream_st* stream);
+Status WaitFor(CUstream_st* stream);
+
+// One new stream, owned.
+class Stream {
+ public:
+  Stream() = default;
+  Stream(Stream&& other) noexcept { std::swap(stream_, other.stream_); }
+  ~Stream();
+  Status Open();
+  CUstream_st* get() const { return stream_; }
+
+ private:
+  CUstream_st* stream_ = nullptr;
+};
+
+// How many devices this process sees; 0 also where there is no driver.
+int DeviceCount();
+// "NVIDIA H100 80GB HBM3 (sm_90)" of the current device.
+std::string DeviceName();
+
+}  // namespace dyna::cuda

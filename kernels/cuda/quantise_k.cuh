@@ -1,0 +1,319 @@
+// Quantiser of K: one channel of a tile by the four lanes of a quad (formats 2). Lane q holds rows
+// 8 n + 2 q + j, so that the pairwise tree over rows is in the lane down to 8, then two exchanges,
+// then the pair; and its 16 codes are neighbours in the order of the planes.
+//
+// Bytes are those of codec_math.h on every input: where a quicker way is taken than its formula, the
+// answer is proved by it or checked with it.
+#pragma once
+
+#include "kernels/codec_math.h"
+#include "kernels/cuda/rows.cuh"
+#include "kernels/cuda/warp.cuh"
+
+namespace dyna::cuda {
+
+// Which of a lane's 16 rows count: bit 8 j + n is row 8 n + 2 q + j.
+struct LaneRows {
+  uint64_t counted;
+  uint32_t mask;
+  int rows;  // of the tile, that count
+  bool all;
+};
+__device__ inline LaneRows RowsOfLane(uint64_t counted, int q) {
+  LaneRows l{counted, 0xffff, __popcll(counted), counted == ~uint64_t{0}};
+  if (l.all) return l;
+  l.mask = 0;
+#pragma unroll
+  for (int i = 0; i < 16; ++i)
+    l.mask |= static_cast<uint32_t>(counted >> (8 * (i & 7) + 2 * q + (i >> 3)) & 1) << i;
+  return l;
+}
+
+// The pairwise tree over 64 rows; v[8 j + n].
+__device__ inline float TreeOfRows(const float (&v)[16]) {
+  float t[2];
+#pragma unroll
+  for (int j = 0; j < 2; ++j) {
+    const float* a = v + 8 * j;
+    t[j] = ((a[0] + a[4]) + (a[2] + a[6])) + ((a[1] + a[5]) + (a[3] + a[7]));
+    t[j] += Xor(t[j], 2);
+    t[j] += Xor(t[j], 1);
+  }
+  return t[0] + t[1];
+}
+
+struct Channel {
+  codec::KScale scale;
+  uint4 codes;  // byte 8 j + n
+  float energy, error;
+};
+
+__device__ inline void LanesOf(const uint32_t (&h)[8], float (&v)[16]) {
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    v[2 * i] = LowF16(h[i]);
+    v[2 * i + 1] = HighF16(h[i]);
+  }
+}
+
+struct LoHi {
+  float lo, hi;
+};
+__device__ inline LoHi RangeOf(const uint32_t (&h)[8], const LaneRows& rows) {
+  half2 lo = AsHalf2(h[0]), minus_hi = __hneg2(lo);
+  if (rows.all) {
+    half2 hi = lo;
+#pragma unroll
+    for (int i = 1; i < 8; ++i) {
+      lo = __hmin2(lo, AsHalf2(h[i]));
+      hi = __hmax2(hi, AsHalf2(h[i]));
+    }
+    minus_hi = __hneg2(hi);
+  } else {
+    const uint32_t infinite = 0x7c00u;
+    lo = minus_hi = AsHalf2(infinite | infinite << 16);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const uint32_t two = rows.mask >> (2 * i);
+      const uint32_t keep = ((two & 1) != 0 ? 0xffffu : 0) | ((two & 2) != 0 ? 0xffff0000u : 0);
+      const uint32_t fill = (infinite | infinite << 16) & ~keep;
+      lo = __hmin2(lo, AsHalf2((h[i] & keep) | fill));
+      minus_hi = __hmin2(minus_hi, AsHalf2(((h[i] ^ 0x80008000u) & keep) | fill));
+    }
+  }
+  half2 both = __hmin2(__halves2half2(__low2half(lo), __low2half(minus_hi)),
+                       __halves2half2(__high2half(lo), __high2half(minus_hi)));
+  both = __hmin2(both, AsHalf2(Xor(AsBits(both), 1)));
+  both = __hmin2(both, AsHalf2(Xor(AsBits(both), 2)));
+  if (rows.rows == 0) return {0, 0};
+  return {__low2float(both), -__high2float(both)};
+}
+
+// f16 bits one step up or down in value; zeros of both signs are two steps.
+__device__ inline uint32_t StepF16(uint32_t bits, int by) {
+  int key = (bits & 0x8000u) != 0 ? -static_cast<int>(bits & 0x7fffu) - 1 : static_cast<int>(bits);
+  key += by;
+  return key < 0 ? 0x8000u | static_cast<uint32_t>(-key - 1) : static_cast<uint32_t>(key);
+}
+
+// Codes of width 2, as halves 0..3. The code does not fall as y grows, so it is the number of three
+// thresholds that y reaches. Lane k finds the least f16 with code >= k beside lo + k step, with the
+// formula itself; where it is not beside it (y far smaller than lo), every code is the formula's.
+__device__ inline void CoarseCodes(const uint32_t (&h)[8], float lo, float step, int q,
+                                   uint32_t (&code)[8]) {
+  const int k = q == 0 ? 1 : q;
+  const uint32_t near =
+      __half_as_ushort(__float2half_rn(__fmaf_rn(static_cast<float>(k), step, lo)));
+  uint32_t reach = StepF16(near, 1);
+  const auto reaches = [&](uint32_t bits) {
+    return codec::CoarseCode(codec::F16ToF32(static_cast<uint16_t>(bits)), lo, step) >= k;
+  };
+  bool found = reaches(reach) && !reaches(StepF16(near, -1));
+  if (reaches(near)) reach = near;
+  const uint32_t finds = __ballot_sync(0xffffffffu, found);
+  const uint32_t t1 = __shfl_sync(0xffffffffu, reach, 1, 4);
+  const uint32_t t2 = __shfl_sync(0xffffffffu, reach, 2, 4);
+  const uint32_t t3 = __shfl_sync(0xffffffffu, reach, 3, 4);
+  if ((finds >> (threadIdx.x & 28) & 15) == 15) {
+    const half2 a = AsHalf2(t1 * 0x10001u), b = AsHalf2(t2 * 0x10001u), c = AsHalf2(t3 * 0x10001u);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const half2 y = AsHalf2(h[i]);
+      code[i] = AsBits(__hadd2(__hadd2(__hge2(y, a), __hge2(y, b)), __hge2(y, c)));
+    }
+  } else {
+#pragma unroll 1
+    for (int i = 0; i < 8; ++i) {
+      // The array is indexed by unrolled code only: select instead.
+      uint32_t y = 0;
+#pragma unroll
+      for (int k2 = 0; k2 < 8; ++k2) y = k2 == i ? h[k2] : y;
+      const uint32_t both = PackF16(static_cast<float>(codec::CoarseCode(LowF16(y), lo, step)),
+                                    static_cast<float>(codec::CoarseCode(HighF16(y), lo, step)));
+#pragma unroll
+      for (int k2 = 0; k2 < 8; ++k2) code[k2] = k2 == i ? both : code[k2];
+    }
+  }
+}
+
+// Bytes of halves that hold small integers.
+__device__ inline uint4 BytesOf(const uint32_t (&code)[8]) {
+  uint32_t word[4];
+  const half2 magic = AsHalf2(0x64006400u);  // 1024: the integer is then in the low bits
+#pragma unroll
+  for (int i = 0; i < 4; ++i)
+    word[i] = __byte_perm(AsBits(__hadd2(AsHalf2(code[2 * i]), magic)),
+                          AsBits(__hadd2(AsHalf2(code[2 * i + 1]), magic)), 0x6420);
+  return make_uint4(word[0], word[1], word[2], word[3]);
+}
+
+__device__ inline void QuantiseCoarse(const uint32_t (&h)[8], float (&v)[16], const LaneRows& rows,
+                                      const LoHi& range, float mean, int q, Channel* out) {
+  const float step = codec::CoarseStep(range.lo, range.hi);
+  uint32_t code[8];
+  CoarseCodes(h, range.lo, step, q, code);
+  if (!rows.all) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const uint32_t two = rows.mask >> (2 * i);
+      code[i] &= ((two & 1) != 0 ? 0xffffu : 0) | ((two & 2) != 0 ? 0xffff0000u : 0);
+    }
+  }
+  // Sums of small integers are exact in any order.
+  half2 sum = AsHalf2(code[0]), square = __hmul2(sum, sum);
+#pragma unroll
+  for (int i = 1; i < 8; ++i) {
+    sum = __hadd2(sum, AsHalf2(code[i]));
+    square = __hfma2(AsHalf2(code[i]), AsHalf2(code[i]), square);
+  }
+  half2 both = __hadd2(__halves2half2(__low2half(sum), __low2half(square)),
+                       __halves2half2(__high2half(sum), __high2half(square)));
+  both = __hadd2(both, AsHalf2(Xor(AsBits(both), 1)));
+  both = __hadd2(both, AsHalf2(Xor(AsBits(both), 2)));
+  const float n = static_cast<float>(rows.rows);
+  const float mean_code = __low2float(both) / n;
+  float product[16];
+#pragma unroll
+  for (int i = 0; i < 16; ++i) {
+    const float c = (i & 1) != 0 ? HighF16(code[i / 2]) : LowF16(code[i / 2]);
+    const bool counts = rows.all || (rows.mask >> i & 1) != 0;
+    const float deviation = counts ? v[i] - mean : 0.0f;
+    product[i] = counts ? deviation * (c - mean_code) : 0.0f;
+    v[i] = deviation * deviation;
+  }
+  const float yy = TreeOfRows(v), yc = TreeOfRows(product);
+  out->scale = codec::CoarseScale(yy, yc, mean, mean_code);
+  const float s = out->scale.scale;
+  // y - y' is (y - mean) - s (code - mean code), and what rounding the offset added.
+  const float cc = fmaxf(__high2float(both) - n * mean_code * mean_code, 0.0f);
+  const float shift = out->scale.offset - (mean - s * mean_code);
+  out->energy = yy;
+  out->error = fmaxf(yy - 2 * s * yc + s * s * cc, 0.0f) + n * shift * shift;
+  const bool fits = codec::IsFiniteBits(codec::DecodeK(0, out->scale)) &&
+                    codec::IsFiniteBits(codec::DecodeK(3, out->scale));
+  if (!fits) out->error = __int_as_float(0x7f800000);
+  out->codes = s == 0 ? make_uint4(0, 0, 0, 0) : BytesOf(code);
+}
+
+// Widths 4 and 8: nearest by a product with the reciprocal, and its remainder is exact: where it
+// says that another code is as near, all of the lane's codes are the formula's.
+__device__ inline void QuantiseUniform(const float (&v)[16], const LaneRows& rows,
+                                       const LoHi& range, float mean, int width, Channel* out) {
+  out->scale = codec::UniformScale(range.lo, range.hi, mean, width);
+  const float s = out->scale.scale, m = out->scale.offset;
+  const float inverse = s == 0 ? 0.0f : __frcp_rn(s), half_step = .5f * s;
+  const float magic = 0x1.8p23f, top = static_cast<float>((1 << width) - 1);
+  uint32_t bits[16];
+  bool unsure = false;
+#pragma unroll
+  for (int i = 0; i < 16; ++i) {
+    const float u = v[i] - m;
+    const float t = __fmaf_rn(u, inverse, magic);
+    const float c = t - magic;
+    const float rest = __fmaf_rn(-c, s, u);
+    const bool counts = rows.all || (rows.mask >> i & 1) != 0;
+    unsure |= counts && (fabsf(rest) >= half_step || c > top);
+    bits[i] = __float_as_uint(t);
+  }
+  if (unsure) {
+#pragma unroll
+    for (int i = 0; i < 16; ++i)
+      bits[i] = __float_as_uint(magic + static_cast<float>(codec::UniformCode(v[i], out->scale,
+                                                                              width)));
+  }
+  if (!rows.all) {
+#pragma unroll
+    for (int i = 0; i < 16; ++i)
+      if ((rows.mask >> i & 1) == 0) bits[i] = __float_as_uint(magic);
+  }
+  float energy = 0, error = 0;
+#pragma unroll
+  for (int i = 0; i < 16; i += 2) {
+    // s code is exact (19 bits): one rounding, as in DecodeK.
+    const uint32_t back =
+        PackF16(__fmaf_rn(s, __uint_as_float(bits[i]) - magic, m),
+                __fmaf_rn(s, __uint_as_float(bits[i + 1]) - magic, m));
+    const bool first = rows.all || (rows.mask >> i & 1) != 0;
+    const bool second = rows.all || (rows.mask >> (i + 1) & 1) != 0;
+    const float e0 = first ? v[i] - LowF16(back) : 0.0f;
+    const float e1 = second ? v[i + 1] - HighF16(back) : 0.0f;
+    const float d0 = first ? v[i] - mean : 0.0f, d1 = second ? v[i + 1] - mean : 0.0f;
+    error = __fmaf_rn(e0, e0, __fmaf_rn(e1, e1, error));
+    energy = __fmaf_rn(d0, d0, __fmaf_rn(d1, d1, energy));
+  }
+  energy += Xor(energy, 1);
+  energy += Xor(energy, 2);
+  error += Xor(error, 1);
+  error += Xor(error, 2);
+  out->energy = energy;
+  out->error = error;
+  uint32_t word[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i)
+    word[i] = __byte_perm(__byte_perm(bits[4 * i], bits[4 * i + 1], 0x0040),
+                          __byte_perm(bits[4 * i + 2], bits[4 * i + 3], 0x0040), 0x5410);
+  out->codes = make_uint4(word[0], word[1], word[2], word[3]);
+}
+
+// One channel: h[4 j + i] holds rows n = 2 i and 2 i + 1. All 32 lanes call it, with one width and
+// each quad with its own channel. Flags and a bad token go to `found`.
+__device__ inline Channel QuantiseChannel(const uint32_t (&h)[8], int width, const LaneRows& rows,
+                                          uint64_t live, int q, Found* found) {
+  Channel out;
+  float v[16];
+  LanesOf(h, v);
+  if (!rows.all) {
+#pragma unroll
+    for (int i = 0; i < 16; ++i)
+      if ((rows.mask >> i & 1) == 0) v[i] = 0.0f;
+  }
+  const float sum = TreeOfRows(v);
+  const float n = static_cast<float>(rows.rows);
+  const float mean = rows.rows == 0 ? 0.0f : sum / n;
+  const bool bad = !codec::IsFiniteBits(sum);
+  if (bad) {  // say which token
+#pragma unroll
+    for (int i = 0; i < 16; ++i)
+      if (!codec::IsFiniteBits(v[i]))
+        FoundBadToken(found, TokenOfRow(live, 8 * (i & 7) + 2 * q + (i >> 3)));
+  }
+  // Quads do not part ways around an exchange: what a flat channel gets is chosen at the end.
+  bool flat = true;
+  if (width == 0) {
+    float energy = 0;
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+      const float e = rows.all || (rows.mask >> i & 1) != 0 ? v[i] - mean : 0.0f;
+      energy = __fmaf_rn(e, e, energy);
+    }
+    energy += Xor(energy, 1);
+    energy += Xor(energy, 2);
+    out.energy = energy;
+  } else {
+    const LoHi range = RangeOf(h, rows);
+    flat = bad || range.lo == range.hi;
+    if (width == 2) {
+      QuantiseCoarse(h, v, rows, range, mean, q, &out);
+    } else {
+      QuantiseUniform(v, rows, range, mean, width, &out);
+    }
+    if (flat) out.energy = n * (range.lo - mean) * (range.lo - mean);
+  }
+  if (flat) {
+    out.scale = {};
+    out.scale.m_bits = codec::MeanOffset(mean);
+    out.scale.offset = codec::F16ToF32(out.scale.m_bits);
+    out.codes = make_uint4(0, 0, 0, 0);
+    out.error = out.energy + n * (mean - out.scale.offset) * (mean - out.scale.offset);
+  }
+  if (bad) {
+    out.energy = out.error = 0;
+  } else if (width == 2 && out.scale.scale_bits == codec::kAboveLog8) {
+    atomicOr(&found->flags, kAboveTop);
+  } else if (!codec::IsFiniteBits(out.error) || !codec::IsFiniteBits(out.scale.offset)) {
+    atomicOr(&found->flags, kBadScale);
+  }
+  return out;
+}
+
+}  // namespace dyna::cuda
