@@ -10,14 +10,15 @@
 
 namespace dyna::cuda {
 
-// Shared memory: scales and offsets [d] of 8 bytes | means of dropped tokens f16 [d] | rows for
-// ropes that do not turn in registers, f32 [4 warps][16][d].
-constexpr int DecodeBytes(int d, bool exchange) { return 12 * d + (exchange ? 256 * d : 0); }
+// Shared memory: scales and offsets [d] of 8 bytes | places of runs | for dropped tokens: mean of
+// the rows f32 [d], and what it decodes to f32 [d] | rows for ropes that do not turn in registers,
+// f32 [4 warps][16][d].
+constexpr int DecodeBytes(int d, bool exchange) { return 17 * d + (exchange ? 256 * d : 0); }
 
-// Which row of a tile stands at each of a lane's two tokens: its slot, -1: dropped.
+// A lane's two tokens.
 struct LaneTokens {
-  int token[2], slot[2];
-  bool skip[2];  // pinned: its row comes from the pins
+  int token[2], row[2];
+  bool skip[2];  // pinned or dropped: written by somebody else
 };
 __device__ inline LaneTokens TokensOfLane(const TileJob& job, int warp, int g) {
   LaneTokens l;
@@ -25,26 +26,10 @@ __device__ inline LaneTokens TokensOfLane(const TileJob& job, int warp, int g) {
   for (int i = 0; i < 2; ++i) {
     const int t = 16 * warp + 8 * i + g, r = RowOfToken(job.live, t);
     l.token[i] = t;
-    l.slot[i] = r < 0 ? -1 : codec::TokenSlot(r);
-    l.skip[i] = job.pins != nullptr && (job.pinned >> t & 1) != 0;
+    l.row[i] = max(r, 0);
+    l.skip[i] = r < 0 || (job.pins != nullptr && (job.pinned >> t & 1) != 0);
   }
   return l;
-}
-
-// y' of 16 rows as operands A: octets 2 G and 2 G + 1.
-__device__ inline void OperandOfPlanes(const CodedTile& tile, const float2* scales,
-                                       const uint16_t* mean, const LaneTokens& at, int G, int q,
-                                       uint32_t (&a)[4]) {
-#pragma unroll
-  for (int o = 0; o < 2; ++o) {
-    const int c = 16 * G + 8 * o + 2 * q;
-    const float4 s = *reinterpret_cast<const float4*>(&scales[c]);
-#pragma unroll
-    for (int i = 0; i < 2; ++i)
-      a[2 * o + i] = at.slot[i] < 0
-                         ? *reinterpret_cast<const uint32_t*>(mean + c)
-                         : DecodePair(CodePair(tile, 2 * G + o, q, at.slot[i]), s);
-  }
 }
 
 // Operand B of the identity: plane channels in, output channels of the e-th n-tile out.
@@ -56,11 +41,61 @@ __device__ inline void IdentityOut(int g, int q, int e, uint32_t (&b)[2]) {
            (PlaneChannel(q, 2 * i + 1) == out ? 0x3c000000u : 0);
 }
 
-__device__ inline void StoreGroup(const TileJob& job, const LaneTokens& at, std::byte* const (&row)[2],
-                                  int G, int q, const float (&x)[2][4]) {
+__device__ inline void StoreGroup(const TileJob& job, const LaneTokens& at,
+                                  std::byte* const (&row)[2], int G, int q,
+                                  const float (&x)[2][4]) {
 #pragma unroll
   for (int i = 0; i < 2; ++i)
     if (!at.skip[i]) Store4(row[i], job.dtype, 16 * G + 4 * q, x[i]);
+}
+
+// Rows of dropped tokens: `mean` ([d], shared) is what their rows are before the turn.
+__device__ inline void StoreDropped(const TileJob& job, int d, const float* mean) {
+  const int quads = d / 4;
+  for (int i = threadIdx.x; i < kBlockTokens * quads; i += kThreads) {
+    const int t = i / quads, c = i % quads * 4;
+    if ((job.live >> t & 1) != 0 || (job.pins != nullptr && (job.pinned >> t & 1) != 0)) continue;
+    float x[4];
+#pragma unroll
+    for (int k = 0; k < 4; ++k)
+      x[k] = job.table != nullptr ? RotateThrough(job, t, c + k, false, mean) : mean[c + k];
+    Store4(RowAt(job.rows, t), job.dtype, c, x);
+  }
+}
+
+// Entry (j, c) of B, from the order of the matrix instructions.
+__device__ inline float EntryOfB(const BasisCell& cell, int groups, int j, int c) {
+  const int jj = j % 16, cc = c % 16;
+  const int g = 2 * (jj >> 2) + (jj & 1), e = jj >> 1 & 1, q = (cc & 7) >> 1;
+  const int lane = 4 * g + q;
+  const uint32_t word =
+      __ldg(cell.b + ((j / 16 * groups + c / 16) * 32 + lane) * 4 + 2 * e + (cc >> 3));
+  return (cc & 1) != 0 ? HighF16(word) : LowF16(word);
+}
+
+// The mean of the rows that count, decoded, in full precision: rare, so in plain loops.
+__device__ inline void MeanOfDroppedK(const TileJob& job, int d, const float2* scales, float* mean,
+                                      float* decoded) {
+  for (int c = threadIdx.x; c < d; c += kThreads) {
+    const float2 s = scales[c];
+    mean[c] = MeanOfRows(job.counted, [&](int r) {
+      const CodePairs pairs =
+          PairsOf(job.tile, job.tile.runs, c / 16, c % 8 / 2, codec::TokenSlot(r));
+      const uint32_t y =
+          DecodePair((c & 8) != 0 ? pairs.b : pairs.a, make_float4(s.x, s.y, s.x, s.y));
+      return (c & 1) != 0 ? HighF16(y) : LowF16(y);
+    });
+  }
+  __syncthreads();
+  for (int j = threadIdx.x; j < d; j += kThreads) {
+    float x = mean[j];
+    if (job.change == Change::kBasis) {
+      x = job.cell->mu[j];
+      for (int c = 0; c < d; ++c) x += EntryOfB(*job.cell, d / 16, j, c) * mean[c];
+    }
+    decoded[j] = x;
+  }
+  __syncthreads();
 }
 
 // Output group G of 16 channels through the basis: x[i] of the lane's token i, four neighbouring
@@ -105,29 +140,28 @@ __device__ inline void DecodeK(const TileJob& job, void* shared) {
   constexpr int kD = 16 * kGroups;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
   auto* scales = static_cast<float2*>(shared);
-  auto* mean = reinterpret_cast<uint16_t*>(scales + kD);
+  auto* runs = reinterpret_cast<RunPlace*>(scales + kD);
+  float* mean = reinterpret_cast<float*>(runs + kD / 8);
   for (int c = threadIdx.x; c < kD; c += kThreads) scales[c] = ScaleOf(job.tile, c);
+  for (int i = threadIdx.x; i < kD / job.tile.run; i += kThreads) runs[i] = job.tile.runs[i];
   __syncthreads();
-  if (job.live != ~uint64_t{0}) {
-    for (int c = threadIdx.x; c < kD; c += kThreads) {
-      const float2 s = scales[c];
-      const int k = c % 8;
-      mean[c] = codec::F32ToF16(MeanOfRows(job.counted, [&](int r) {
-        const uint32_t pair = CodePair(job.tile, c / 8, k / 2, codec::TokenSlot(r));
-        const uint32_t y = DecodePair(pair, make_float4(s.x, s.y, s.x, s.y));
-        return (k & 1) != 0 ? HighF16(y) : LowF16(y);
-      }));
-    }
-    __syncthreads();
-  }
   const LaneTokens at = TokensOfLane(job, warp, g);
+  const int slot[2] = {codec::TokenSlot(at.row[0]), codec::TokenSlot(at.row[1])};
   uint32_t y[kGroups][4];
 #pragma unroll
-  for (int G = 0; G < kGroups; ++G)
-    OperandOfPlanes(job.tile, scales, mean, at, G, q, y[G]);
+  for (int G = 0; G < kGroups; ++G) {
+    const float4 low = *reinterpret_cast<const float4*>(&scales[16 * G + 2 * q]);
+    const float4 high = *reinterpret_cast<const float4*>(&scales[16 * G + 8 + 2 * q]);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const CodePairs pairs = PairsOf(job.tile, runs, G, q, slot[i]);
+      y[G][i] = DecodePair(pairs.a, low);
+      y[G][2 + i] = DecodePair(pairs.b, high);
+    }
+  }
   std::byte* const row[2] = {RowAt(job.rows, at.token[0]), RowAt(job.rows, at.token[1])};
   if (job.table != nullptr && !TurnsInRegisters<kGroups>(job)) {
-    float* exchange = reinterpret_cast<float*>(static_cast<std::byte*>(shared) + 12 * kD) +
+    float* exchange = reinterpret_cast<float*>(static_cast<std::byte*>(shared) + 17 * kD) +
                       warp * 16 * kD;
 #pragma unroll 1
     for (int G = 0; G < kGroups; ++G) {
@@ -183,6 +217,10 @@ __device__ inline void DecodeK(const TileJob& job, void* shared) {
       RowsOfPlanes(y[G], g, q, x);
       StoreGroup(job, at, row, G, q, x);
     }
+  }
+  if (job.live != ~uint64_t{0}) {
+    MeanOfDroppedK(job, kD, scales, mean, mean + kD);
+    StoreDropped(job, kD, mean + kD);
   }
   RestorePins(job, kD);
 }

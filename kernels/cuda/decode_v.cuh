@@ -7,35 +7,45 @@
 
 namespace dyna::cuda {
 
+// The mean of the rows that count, decoded: rare, so in plain loops.
+__device__ inline void MeanOfDroppedV(const TileJob& job, int d, const float* gains, float* mean,
+                                      float* decoded) {
+  for (int c = threadIdx.x; c < d; c += kThreads) {
+    mean[c] = MeanOfRows(job.counted, [&](int r) {
+      const uint32_t quad =
+          CodeQuad(CodesOfV(job.tile), d / 16, job.tile.bits, r, c / 16, c % 16 / 4);
+      const uint2 z = DecodeQuad(quad, job.tile.bits, gains[r]);
+      const uint32_t pair = (c & 2) != 0 ? z.y : z.x;
+      return (c & 1) != 0 ? HighF16(pair) : LowF16(pair);
+    });
+  }
+  __syncthreads();
+  const int n = codec::HadamardSize(d);
+  for (int c = threadIdx.x; c < d; c += kThreads) {
+    float sum = 0;
+    for (int k = 0; k < n; ++k) {
+      const float z = mean[c / n * n + k];
+      sum += (__popc(static_cast<unsigned>(c % n & k)) & 1) != 0 ? -z : z;
+    }
+    decoded[c] = sum / sqrtf(static_cast<float>(n));
+  }
+  __syncthreads();
+}
+
 template <int kGroups>
 __device__ inline void DecodeV(const TileJob& job, void* shared) {
   constexpr int kD = 16 * kGroups;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
   auto* gains = static_cast<float*>(shared);  // [64], by row
-  auto* mean = reinterpret_cast<uint16_t*>(gains + 64);
+  float* mean = gains + 64;
   const int bits = job.tile.bits;
   const std::byte* codes = CodesOfV(job.tile);
   if (threadIdx.x < 64)
     gains[threadIdx.x] =
         GainOf(job.tile, *job.tile.v_exp, codec::TokenSlot(static_cast<int>(threadIdx.x)));
   __syncthreads();
-  if (job.live != ~uint64_t{0}) {
-    for (int c = threadIdx.x; c < kD; c += kThreads)
-      mean[c] = codec::F32ToF16(MeanOfRows(job.counted, [&](int r) {
-        const uint32_t quad = CodeQuad(codes, kGroups, bits, r, c / 16, c % 16 / 4);
-        const uint2 z = DecodeQuad(quad, bits, gains[r]);
-        const uint32_t pair = (c & 2) != 0 ? z.y : z.x;
-        return (c & 1) != 0 ? HighF16(pair) : LowF16(pair);
-      }));
-    __syncthreads();
-  }
-  int r[2];
-  float gain[2];
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    r[i] = RowOfToken(job.live, 16 * warp + 8 * i + g);
-    gain[i] = r[i] < 0 ? 0.0f : gains[r[i]];
-  }
+  const LaneTokens at = TokensOfLane(job, warp, g);
+  const float gain[2] = {gains[at.row[0]], gains[at.row[1]]};
   uint32_t b[2][2];
   HadamardOperandB(g, q, 0, b[0]);
   HadamardOperandB(g, q, 1, b[1]);
@@ -45,9 +55,7 @@ __device__ inline void DecodeV(const TileJob& job, void* shared) {
     uint32_t a[4];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const uint2 z =
-          r[i] < 0 ? *reinterpret_cast<const uint2*>(mean + 16 * G + 4 * q)
-                   : DecodeQuad(CodeQuad(codes, kGroups, bits, r[i], G, q), bits, gain[i]);
+      const uint2 z = DecodeQuad(CodeQuad(codes, kGroups, bits, at.row[i], G, q), bits, gain[i]);
       a[i] = z.x;
       a[2 + i] = z.y;
     }
@@ -60,14 +68,17 @@ __device__ inline void DecodeV(const TileJob& job, void* shared) {
   HadamardGroups<kGroups, 8>(x);
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    const int t = 16 * warp + 8 * i + g;
-    if (job.pins != nullptr && (job.pinned >> t & 1) != 0) continue;
-    std::byte* row = RowAt(job.rows, t);
+    if (at.skip[i]) continue;
+    std::byte* row = RowAt(job.rows, at.token[i]);
 #pragma unroll
     for (int G = 0; G < kGroups; ++G) {
       const float four[4] = {x[G][2 * i], x[G][2 * i + 1], x[G][4 + 2 * i], x[G][5 + 2 * i]};
       Store4(row, job.dtype, 16 * G + 4 * q, four);
     }
+  }
+  if (job.live != ~uint64_t{0}) {
+    MeanOfDroppedV(job, kD, gains, mean, mean + kD);
+    StoreDropped(job, kD, mean + kD);
   }
   RestorePins(job, kD);
 }

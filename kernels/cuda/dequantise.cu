@@ -14,9 +14,10 @@ __global__ void __launch_bounds__(kThreads)
     for (int i = threadIdx.x; i < kBlockTokens * head_dim / 2; i += kThreads) {
       const int r = i / (head_dim / 2), c = i % (head_dim / 2) * 2;
       const float2 a = ScaleOf(job.tile, c), b = ScaleOf(job.tile, c + 1);
-      const uint32_t codes = CodePair(job.tile, c / 8, c % 8 / 2, codec::TokenSlot(r));
+      const CodePairs pairs =
+          PairsOf(job.tile, job.tile.runs, c / 16, c % 8 / 2, codec::TokenSlot(r));
       reinterpret_cast<uint32_t*>(job.out)[i] =
-          DecodePair(codes, make_float4(a.x, a.y, b.x, b.y));
+          DecodePair((c & 8) != 0 ? pairs.b : pairs.a, make_float4(a.x, a.y, b.x, b.y));
     }
     return;
   }

@@ -11,7 +11,10 @@ namespace dyna::cuda {
 
 // ---- K
 
-// Scale and offset of channel c.
+// Codes come as they lie: halves whose bits are the code, which as f16 is code 2^-24. Scales carry
+// the 2^24, so that no instruction is spent on making numbers of them; both are exact.
+
+// Scale (times 2^24) and offset of channel c.
 __device__ inline float2 ScaleOf(const CodedTile& tile, int c) {
   const RunPlace place = tile.runs[c / tile.run];
   const std::byte* at = tile.at + place.scale_at;
@@ -19,43 +22,58 @@ __device__ inline float2 ScaleOf(const CodedTile& tile, int c) {
   float s = 0;
   if (place.width == 2) s = codec::Log8Decode(static_cast<int>(at[k]));
   if (place.width > 2) s = codec::F16ToF32(reinterpret_cast<const uint16_t*>(at)[k]);
-  return make_float2(s, codec::F16ToF32(reinterpret_cast<const uint16_t*>(tile.at)[c]));
+  return make_float2(s * 0x1p24f, codec::F16ToF32(reinterpret_cast<const uint16_t*>(tile.at)[c]));
 }
 
-// Codes of channels 2q and 2q + 1 of octet o of the tile in the row at `slot`: in either half.
-__device__ inline uint32_t CodePair(const CodedTile& tile, int o, int q, int slot) {
-  const bool wide = tile.run == 16;
-  const RunPlace place = tile.runs[wide ? o >> 1 : o];
-  const int octet = wide ? o & 1 : 0;  // of the run
-  const std::byte* at = tile.at + place.code_at;
-  if (place.width == 2) {
-    if (wide)
-      return __ldg(reinterpret_cast<const uint32_t*>(at) + slot) >> (2 * q + 8 * octet) &
-             0x00030003u;
-    const uint32_t e = __ldg(reinterpret_cast<const uint16_t*>(at) + slot);
-    return (e >> (2 * q) & 3) | (e >> (8 + 2 * q) & 3) << 16;
-  }
-  if (place.width == 4)
-    return __ldg(reinterpret_cast<const uint32_t*>(at) + octet * 64 + slot) >> (4 * q) &
-           0x000f000fu;
-  if (place.width == 8) {
-    const uint32_t e =
-        __ldg(reinterpret_cast<const uint32_t*>(at) + (octet * 2 + (q >> 1)) * 64 + slot);
-    return __byte_perm(e, 0, (q & 1) != 0 ? 0x4342 : 0x4140);
-  }
+// y' of a pair of codes; `s`: ScaleOf both channels.
+__device__ inline uint32_t DecodePair(uint32_t codes, const float4& s) {
+  return PackF16(__fadd_rn(__fmul_rn(s.x, LowF16(codes)), s.y),
+                 __fadd_rn(__fmul_rn(s.z, HighF16(codes)), s.w));
+}
+
+// Codes of channels 2q, 2q + 1 (a) and 2q + 8, 2q + 9 (b) of group G of 16 in the row at `slot`.
+struct CodePairs {
+  uint32_t a, b;
+};
+__device__ inline uint32_t PairOfByteWord(uint32_t e, int q) {
+  return __byte_perm(e, 0, (q & 1) != 0 ? 0x4342 : 0x4140);
+}
+// An octet of width 4, 8 or 0: `first` is its first plane.
+__device__ inline uint32_t PairOfOctet(const std::byte* first, int width, int q, int slot) {
+  const auto* words = reinterpret_cast<const uint32_t*>(first) + slot;
+  if (width == 4) return __ldg(words) >> (4 * q) & 0x000f000fu;
+  if (width == 8) return PairOfByteWord(__ldg(words + (q >> 1) * 64), q);
   return 0;
 }
-
-// Small integers in either half -> half2.
-__device__ inline half2 HalvesOf(uint32_t codes) {
-  return __hsub2(AsHalf2(codes | 0x64006400u), AsHalf2(0x64006400u));
-}
-
-// y' of a pair of codes; `s`: scale and offset of both channels.
-__device__ inline uint32_t DecodePair(uint32_t codes, const float4& s) {
-  const half2 c = HalvesOf(codes);
-  return PackF16(__fadd_rn(__fmul_rn(s.x, __low2float(c)), s.y),
-                 __fadd_rn(__fmul_rn(s.z, __high2float(c)), s.w));
+__device__ inline CodePairs PairsOf(const CodedTile& tile, const RunPlace* runs, int G, int q,
+                                    int slot) {
+  CodePairs p{0, 0};
+  if (tile.run == 16) {
+    const RunPlace place = runs[G];
+    const std::byte* at = tile.at + place.code_at;
+    if (place.width == 2) {
+      const uint32_t e = __ldg(reinterpret_cast<const uint32_t*>(at) + slot) >> (2 * q);
+      p.a = e & 0x00030003u;
+      p.b = e >> 8 & 0x00030003u;
+    } else {
+      p.a = PairOfOctet(at, place.width, q, slot);
+      p.b = PairOfOctet(at + 32 * place.width * 2, place.width, q, slot);
+    }
+    return p;
+  }
+  const RunPlace places[2] = {runs[2 * G], runs[2 * G + 1]};
+#pragma unroll
+  for (int o = 0; o < 2; ++o) {
+    const std::byte* at = tile.at + places[o].code_at;
+    uint32_t& out = o == 0 ? p.a : p.b;
+    if (places[o].width == 2) {
+      const uint32_t e = __ldg(reinterpret_cast<const uint16_t*>(at) + slot) >> (2 * q);
+      out = (e & 3) | (e >> 8 & 3) << 16;
+    } else {
+      out = PairOfOctet(at, places[o].width, q, slot);
+    }
+  }
+  return p;
 }
 
 // ---- V

@@ -15,6 +15,9 @@ size_t Bytes(const std::vector<T>& v) {
   return v.size() * sizeof(T);
 }
 
+// The order of TileCounts.
+int ClassOf(TileOp op) { return op == TileOp::kCodedK ? 0 : op == TileOp::kCodedV ? 1 : 2; }
+
 }  // namespace
 
 void DeviceBatch::Clear() {
@@ -43,6 +46,9 @@ void DeviceBatch::Add(Groups* groups, int head_dim, Planned planned) {
                                   : head_dim % 32 == 0 && 2 * job.pairs == head_dim;
     if (!in_registers) group.needs.exchange = true;
   }
+  ++(job.op == TileOp::kCodedK   ? group.count.k
+     : job.op == TileOp::kCodedV ? group.count.v
+                                 : group.count.other);
   group.tiles.push_back(std::move(planned));
 }
 
@@ -51,7 +57,10 @@ Status DeviceBatch::Upload(CUstream_st* stream) {
   for (Groups* groups : {&before_, &tiles_})
     for (auto& [d, group] : *groups) {
       std::stable_sort(group.tiles.begin(), group.tiles.end(),
-                       [](const Planned& a, const Planned& b) { return a.order < b.order; });
+                       [](const Planned& a, const Planned& b) {
+                         const int x = ClassOf(a.job.op), y = ClassOf(b.job.op);
+                         return x != y ? x < y : a.order < b.order;
+                       });
       group.at = size;
       size += Up(group.tiles.size() * sizeof(TileJob));
     }
@@ -92,10 +101,9 @@ Status DeviceBatch::Upload(CUstream_st* stream) {
 Status DeviceBatch::LaunchGroups(const Groups& groups, bool encode, CUstream_st* stream) const {
   for (const auto& [d, group] : groups) {
     const auto* jobs = reinterpret_cast<const TileJob*>(device_.data() + group.at);
-    const int count = static_cast<int>(group.tiles.size());
     auto* results = reinterpret_cast<TileResult*>(device_.data() + results_at_);
-    const bool ok = encode ? LaunchEncode(jobs, count, d, group.needs, results, stream)
-                           : LaunchDecode(jobs, count, d, group.needs, stream);
+    const bool ok = encode ? LaunchEncode(jobs, group.count, d, group.needs, results, stream)
+                           : LaunchDecode(jobs, group.count, d, group.needs, stream);
     if (!ok) return LastError(encode ? "launch of encode" : "launch of decode");
   }
   return {};

@@ -139,6 +139,7 @@ class DeviceBatch {
   struct Group {  // tiles of one head_dim
     std::vector<Planned> tiles;
     LaunchNeeds needs;
+    TileCounts count;
     size_t at = 0;
   };
   using Groups = std::map<int, Group>;

@@ -118,15 +118,16 @@ __device__ inline void OperandsOfRows(const TileJob& job, const KSpace& space, f
   for (int half = 0; half < 2; ++half) {
     const int t = token[half], r = 16 * warp + 8 * half + g;
     float x[kGroups][4];
+    if (job.dtype == DType::kBf16) {
 #pragma unroll
-    for (int G = 0; G < kGroups; ++G) {
-      if (narrow) {
-        Widen(raw[half][G], job.dtype, x[G]);
-      } else if (t < 64) {
-        Load4(RowAt(job.rows, t), job.dtype, 16 * G + 4 * q, x[G]);
-      } else {
-        x[G][0] = x[G][1] = x[G][2] = x[G][3] = 0;
-      }
+      for (int G = 0; G < kGroups; ++G) Widen(raw[half][G], DType::kBf16, x[G]);
+    } else if (job.dtype == DType::kF16) {
+#pragma unroll
+      for (int G = 0; G < kGroups; ++G) Widen(raw[half][G], DType::kF16, x[G]);
+    } else {
+      const std::byte* row = RowAt(job.rows, t < 64 ? t : 0);
+#pragma unroll
+      for (int G = 0; G < kGroups; ++G) Load4(row, DType::kF32, 16 * G + 4 * q, x[G]);
     }
     if (t < 64 && (job.pinned >> t & 1) != 0) {
 #pragma unroll
@@ -167,13 +168,13 @@ __device__ inline void OperandsOfTile(const TileJob& job, const KSpace& space, f
 #pragma unroll 2
   for (int G = 0; G < kGroups; ++G) {
     uint32_t word[4];
+    const float4 low = *reinterpret_cast<const float4*>(&scales[16 * G + 2 * q]);
+    const float4 high = *reinterpret_cast<const float4*>(&scales[16 * G + 8 + 2 * q]);
 #pragma unroll
-    for (int o = 0; o < 2; ++o) {
-      const float4 s = *reinterpret_cast<const float4*>(&scales[16 * G + 8 * o + 2 * q]);
-#pragma unroll
-      for (int half = 0; half < 2; ++half)
-        word[2 * half + o] =
-            slot[half] < 0 ? 0 : DecodePair(CodePair(job.from, 2 * G + o, q, slot[half]), s);
+    for (int half = 0; half < 2; ++half) {
+      const CodePairs pairs = PairsOf(job.from, job.from.runs, G, q, max(slot[half], 0));
+      word[2 * half] = slot[half] < 0 ? 0 : DecodePair(pairs.a, low);
+      word[2 * half + 1] = slot[half] < 0 ? 0 : DecodePair(pairs.b, high);
     }
     space.operand[(G * 4 + warp) * 32 + lane] = make_uint4(word[0], word[1], word[2], word[3]);
   }
@@ -302,6 +303,7 @@ __device__ inline void EncodeK(const TileJob& job, void* shared, float* column, 
           const int j = i / 4, n = 2 * (i % 4);
           packed[2 * m + row][i] = PackF16(acc[m][n][2 * row + j], acc[m][n + 1][2 * row + j]);
         }
+    ChannelSums mine{};
 #pragma unroll 1
     for (int u = 0; u < 2 * kAtOnce && first + u / 2 < kGroups; ++u) {
       uint32_t h[8];
@@ -312,19 +314,35 @@ __device__ inline void EncodeK(const TileJob& job, void* shared, float* column, 
         for (int other = 1; other < 2 * kAtOnce; ++other) h[i] = u == other ? packed[other][i] : h[i];
       }
       const int c = 16 * first + 8 * u + g;
+      const int width = job.tile.runs[c / job.tile.run].width;
+      uint4 codes;
+      const ChannelSums sums =
+          rows.all ? CodeChannel<true>(h, width, rows, job.live, q, &codes, found)
+                   : CodeChannel<false>(h, width, rows, job.live, q, &codes, found);
+      *reinterpret_cast<uint4*>(space.codes + 64 * c + 16 * q) = codes;
+      if (u == q) mine = sums;
+    }
+    __syncwarp();
+    // The quad's lanes finish a channel each.
+    const int c = 16 * first + 8 * q + g;
+    if (q < 2 * kAtOnce && c < kD) {
       const RunPlace place = job.tile.runs[c / job.tile.run];
-      const Channel channel = QuantiseChannel(h, place.width, rows, job.live, q, found);
-      *reinterpret_cast<uint4*>(space.codes + 64 * c + 16 * q) = channel.codes;
-      if (q != 0) continue;
-      energy += channel.energy;
-      error += channel.error;
-      reinterpret_cast<uint16_t*>(space.head)[c] = channel.scale.m_bits;
+      const ChannelScale s = FinishChannel(mine, place.width, rows.rows, found);
+      if (s.clear) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+          reinterpret_cast<uint4*>(space.codes + 64 * c)[i] = make_uint4(0, 0, 0, 0);
+      }
+      energy += s.energy;
+      error += s.error;
+      reinterpret_cast<uint16_t*>(space.head)[c] = s.scale.m_bits;
       std::byte* scale = space.head + place.scale_at;
       const int k = c % job.tile.run;
-      if (place.width == 2) scale[k] = static_cast<std::byte>(channel.scale.scale_bits);
+      if (place.width == 2) scale[k] = static_cast<std::byte>(s.scale.scale_bits);
       if (place.width > 2)
-        reinterpret_cast<uint16_t*>(scale)[k] = static_cast<uint16_t>(channel.scale.scale_bits);
+        reinterpret_cast<uint16_t*>(scale)[k] = static_cast<uint16_t>(s.scale.scale_bits);
     }
+    __syncwarp();
   }
   energy = WarpSum(energy);
   error = WarpSum(error);

@@ -42,10 +42,17 @@ __device__ inline float TreeOfRows(const float (&v)[16]) {
   return t[0] + t[1];
 }
 
-struct Channel {
+// What the lanes of a quad find out about a channel, and what one of them makes of it.
+struct ChannelSums {
+  float mean = 0, lo = 0, hi = 0;
+  float yy = 0, yc = 0, mean_code = 0, cc = 0;  // of width 2
+  float energy = 0, error = 0;                  // of the others
+  bool bad = false;                             // a value is not finite
+};
+struct ChannelScale {
   codec::KScale scale;
-  uint4 codes;  // byte 8 j + n
-  float energy, error;
+  float energy = 0, error = 0;
+  bool clear = false;  // all codes are 0
 };
 
 __device__ inline void LanesOf(const uint32_t (&h)[8], float (&v)[16]) {
@@ -59,9 +66,10 @@ __device__ inline void LanesOf(const uint32_t (&h)[8], float (&v)[16]) {
 struct LoHi {
   float lo, hi;
 };
+template <bool kAll>
 __device__ inline LoHi RangeOf(const uint32_t (&h)[8], const LaneRows& rows) {
   half2 lo = AsHalf2(h[0]), minus_hi = __hneg2(lo);
-  if (rows.all) {
+  if constexpr (kAll) {
     half2 hi = lo;
 #pragma unroll
     for (int i = 1; i < 8; ++i) {
@@ -85,7 +93,7 @@ __device__ inline LoHi RangeOf(const uint32_t (&h)[8], const LaneRows& rows) {
                        __halves2half2(__high2half(lo), __high2half(minus_hi)));
   both = __hmin2(both, AsHalf2(Xor(AsBits(both), 1)));
   both = __hmin2(both, AsHalf2(Xor(AsBits(both), 2)));
-  if (rows.rows == 0) return {0, 0};
+  if (!kAll && rows.rows == 0) return {0, 0};
   return {__low2float(both), -__high2float(both)};
 }
 
@@ -147,17 +155,27 @@ __device__ inline uint4 BytesOf(const uint32_t (&code)[8]) {
   return make_uint4(word[0], word[1], word[2], word[3]);
 }
 
-__device__ inline void QuantiseCoarse(const uint32_t (&h)[8], float (&v)[16], const LaneRows& rows,
-                                      const LoHi& range, float mean, int q, Channel* out) {
-  const float step = codec::CoarseStep(range.lo, range.hi);
+// Does row i of the lane count?
+template <bool kAll>
+__device__ inline bool Counts(const LaneRows& rows, int i) {
+  return kAll || (rows.mask >> i & 1) != 0;
+}
+__device__ inline float QuadSum(float v) {
+  v += Xor(v, 1);
+  return v + Xor(v, 2);
+}
+
+template <bool kAll>
+__device__ inline uint4 CodeCoarse(const uint32_t (&h)[8], float (&v)[16], const LaneRows& rows,
+                                   int q, ChannelSums* sums) {
+  const float step = codec::CoarseStep(sums->lo, sums->hi);
   uint32_t code[8];
-  CoarseCodes(h, range.lo, step, q, code);
-  if (!rows.all) {
+  CoarseCodes(h, sums->lo, step, q, code);
+  if constexpr (!kAll) {
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const uint32_t two = rows.mask >> (2 * i);
-      code[i] &= ((two & 1) != 0 ? 0xffffu : 0) | ((two & 2) != 0 ? 0xffff0000u : 0);
-    }
+    for (int i = 0; i < 8; ++i)
+      code[i] &= (Counts<false>(rows, 2 * i) ? 0xffffu : 0) |
+                 (Counts<false>(rows, 2 * i + 1) ? 0xffff0000u : 0);
   }
   // Sums of small integers are exact in any order.
   half2 sum = AsHalf2(code[0]), square = __hmul2(sum, sum);
@@ -170,37 +188,32 @@ __device__ inline void QuantiseCoarse(const uint32_t (&h)[8], float (&v)[16], co
                        __halves2half2(__high2half(sum), __high2half(square)));
   both = __hadd2(both, AsHalf2(Xor(AsBits(both), 1)));
   both = __hadd2(both, AsHalf2(Xor(AsBits(both), 2)));
-  const float n = static_cast<float>(rows.rows);
-  const float mean_code = __low2float(both) / n;
+  const float n = kAll ? 64.0f : static_cast<float>(rows.rows);
+  const float mean_code = kAll ? __low2float(both) * 0x1p-6f : __low2float(both) / n;
+  const float mean = sums->mean;
   float product[16];
 #pragma unroll
   for (int i = 0; i < 16; ++i) {
     const float c = (i & 1) != 0 ? HighF16(code[i / 2]) : LowF16(code[i / 2]);
-    const bool counts = rows.all || (rows.mask >> i & 1) != 0;
-    const float deviation = counts ? v[i] - mean : 0.0f;
-    product[i] = counts ? deviation * (c - mean_code) : 0.0f;
+    const float deviation = Counts<kAll>(rows, i) ? v[i] - mean : 0.0f;
+    product[i] = Counts<kAll>(rows, i) ? deviation * (c - mean_code) : 0.0f;
     v[i] = deviation * deviation;
   }
-  const float yy = TreeOfRows(v), yc = TreeOfRows(product);
-  out->scale = codec::CoarseScale(yy, yc, mean, mean_code);
-  const float s = out->scale.scale;
-  // y - y' is (y - mean) - s (code - mean code), and what rounding the offset added.
-  const float cc = fmaxf(__high2float(both) - n * mean_code * mean_code, 0.0f);
-  const float shift = out->scale.offset - (mean - s * mean_code);
-  out->energy = yy;
-  out->error = fmaxf(yy - 2 * s * yc + s * s * cc, 0.0f) + n * shift * shift;
-  const bool fits = codec::IsFiniteBits(codec::DecodeK(0, out->scale)) &&
-                    codec::IsFiniteBits(codec::DecodeK(3, out->scale));
-  if (!fits) out->error = __int_as_float(0x7f800000);
-  out->codes = s == 0 ? make_uint4(0, 0, 0, 0) : BytesOf(code);
+  sums->yy = TreeOfRows(v);
+  sums->yc = TreeOfRows(product);
+  sums->mean_code = mean_code;
+  sums->cc = __high2float(both) - n * mean_code * mean_code;
+  return BytesOf(code);
 }
 
 // Widths 4 and 8: nearest by a product with the reciprocal, and its remainder is exact: where it
 // says that another code is as near, all of the lane's codes are the formula's.
-__device__ inline void QuantiseUniform(const float (&v)[16], const LaneRows& rows,
-                                       const LoHi& range, float mean, int width, Channel* out) {
-  out->scale = codec::UniformScale(range.lo, range.hi, mean, width);
-  const float s = out->scale.scale, m = out->scale.offset;
+template <bool kAll>
+__device__ inline uint4 CodeUniform(const float (&v)[16], const LaneRows& rows, int width,
+                                    ChannelSums* sums) {
+  const float mean = sums->mean;
+  const codec::KScale scale = codec::UniformScale(sums->lo, sums->hi, mean, width);
+  const float s = scale.scale, m = scale.offset;
   const float inverse = s == 0 ? 0.0f : __frcp_rn(s), half_step = .5f * s;
   const float magic = 0x1.8p23f, top = static_cast<float>((1 << width) - 1);
   uint32_t bits[16];
@@ -211,108 +224,138 @@ __device__ inline void QuantiseUniform(const float (&v)[16], const LaneRows& row
     const float t = __fmaf_rn(u, inverse, magic);
     const float c = t - magic;
     const float rest = __fmaf_rn(-c, s, u);
-    const bool counts = rows.all || (rows.mask >> i & 1) != 0;
-    unsure |= counts && (fabsf(rest) >= half_step || c > top);
+    unsure |= Counts<kAll>(rows, i) && (fabsf(rest) >= half_step || c > top);
     bits[i] = __float_as_uint(t);
   }
   if (unsure) {
+#pragma unroll 1
+    for (int i = 0; i < 16; ++i) {
+      // The arrays are indexed by unrolled code only: select instead.
+      float y = 0;
 #pragma unroll
-    for (int i = 0; i < 16; ++i)
-      bits[i] = __float_as_uint(magic + static_cast<float>(codec::UniformCode(v[i], out->scale,
-                                                                              width)));
+      for (int k = 0; k < 16; ++k) y = k == i ? v[k] : y;
+      const float code = magic + static_cast<float>(codec::UniformCode(y, scale, width));
+#pragma unroll
+      for (int k = 0; k < 16; ++k) bits[k] = k == i ? __float_as_uint(code) : bits[k];
+    }
   }
-  if (!rows.all) {
+  if constexpr (!kAll) {
 #pragma unroll
     for (int i = 0; i < 16; ++i)
-      if ((rows.mask >> i & 1) == 0) bits[i] = __float_as_uint(magic);
+      if (!Counts<false>(rows, i)) bits[i] = __float_as_uint(magic);
   }
   float energy = 0, error = 0;
 #pragma unroll
   for (int i = 0; i < 16; i += 2) {
     // s code is exact (19 bits): one rounding, as in DecodeK.
-    const uint32_t back =
-        PackF16(__fmaf_rn(s, __uint_as_float(bits[i]) - magic, m),
-                __fmaf_rn(s, __uint_as_float(bits[i + 1]) - magic, m));
-    const bool first = rows.all || (rows.mask >> i & 1) != 0;
-    const bool second = rows.all || (rows.mask >> (i + 1) & 1) != 0;
-    const float e0 = first ? v[i] - LowF16(back) : 0.0f;
-    const float e1 = second ? v[i + 1] - HighF16(back) : 0.0f;
-    const float d0 = first ? v[i] - mean : 0.0f, d1 = second ? v[i + 1] - mean : 0.0f;
+    const uint32_t back = PackF16(__fmaf_rn(s, __uint_as_float(bits[i]) - magic, m),
+                                  __fmaf_rn(s, __uint_as_float(bits[i + 1]) - magic, m));
+    const float e0 = Counts<kAll>(rows, i) ? v[i] - LowF16(back) : 0.0f;
+    const float e1 = Counts<kAll>(rows, i + 1) ? v[i + 1] - HighF16(back) : 0.0f;
+    const float d0 = Counts<kAll>(rows, i) ? v[i] - mean : 0.0f;
+    const float d1 = Counts<kAll>(rows, i + 1) ? v[i + 1] - mean : 0.0f;
     error = __fmaf_rn(e0, e0, __fmaf_rn(e1, e1, error));
     energy = __fmaf_rn(d0, d0, __fmaf_rn(d1, d1, energy));
   }
-  energy += Xor(energy, 1);
-  energy += Xor(energy, 2);
-  error += Xor(error, 1);
-  error += Xor(error, 2);
-  out->energy = energy;
-  out->error = error;
+  sums->energy = QuadSum(energy);
+  sums->error = QuadSum(error);
   uint32_t word[4];
 #pragma unroll
   for (int i = 0; i < 4; ++i)
     word[i] = __byte_perm(__byte_perm(bits[4 * i], bits[4 * i + 1], 0x0040),
                           __byte_perm(bits[4 * i + 2], bits[4 * i + 3], 0x0040), 0x5410);
-  out->codes = make_uint4(word[0], word[1], word[2], word[3]);
+  return make_uint4(word[0], word[1], word[2], word[3]);
 }
 
 // One channel: h[4 j + i] holds rows n = 2 i and 2 i + 1. All 32 lanes call it, with one width and
-// each quad with its own channel. Flags and a bad token go to `found`.
-__device__ inline Channel QuantiseChannel(const uint32_t (&h)[8], int width, const LaneRows& rows,
-                                          uint64_t live, int q, Found* found) {
-  Channel out;
+// each quad with its own channel: quads do not part ways around an exchange, and what a flat
+// channel gets is decided by FinishChannel. A bad token goes to `found`.
+template <bool kAll>
+__device__ inline ChannelSums CodeChannel(const uint32_t (&h)[8], int width, const LaneRows& rows,
+                                          uint64_t live, int q, uint4* codes, Found* found) {
+  ChannelSums sums;
   float v[16];
   LanesOf(h, v);
-  if (!rows.all) {
+  if constexpr (!kAll) {
 #pragma unroll
     for (int i = 0; i < 16; ++i)
-      if ((rows.mask >> i & 1) == 0) v[i] = 0.0f;
+      if (!Counts<false>(rows, i)) v[i] = 0.0f;
   }
   const float sum = TreeOfRows(v);
-  const float n = static_cast<float>(rows.rows);
-  const float mean = rows.rows == 0 ? 0.0f : sum / n;
-  const bool bad = !codec::IsFiniteBits(sum);
-  if (bad) {  // say which token
-#pragma unroll
-    for (int i = 0; i < 16; ++i)
-      if (!codec::IsFiniteBits(v[i]))
-        FoundBadToken(found, TokenOfRow(live, 8 * (i & 7) + 2 * q + (i >> 3)));
+  if constexpr (kAll) {
+    sums.mean = sum * 0x1p-6f;  // exactly sum / 64
+  } else {
+    sums.mean = rows.rows == 0 ? 0.0f : sum / static_cast<float>(rows.rows);
   }
-  // Quads do not part ways around an exchange: what a flat channel gets is chosen at the end.
-  bool flat = true;
+  sums.bad = !codec::IsFiniteBits(sum);
+  if (sums.bad) {  // say which token
+#pragma unroll 1
+    for (int i = 0; i < 16; ++i) {
+      float y = 0;
+#pragma unroll
+      for (int k = 0; k < 16; ++k) y = k == i ? v[k] : y;
+      if (!codec::IsFiniteBits(y))
+        FoundBadToken(found, TokenOfRow(live, 8 * (i & 7) + 2 * q + (i >> 3)));
+    }
+  }
+  *codes = make_uint4(0, 0, 0, 0);
   if (width == 0) {
     float energy = 0;
 #pragma unroll
     for (int i = 0; i < 16; ++i) {
-      const float e = rows.all || (rows.mask >> i & 1) != 0 ? v[i] - mean : 0.0f;
+      const float e = Counts<kAll>(rows, i) ? v[i] - sums.mean : 0.0f;
       energy = __fmaf_rn(e, e, energy);
     }
-    energy += Xor(energy, 1);
-    energy += Xor(energy, 2);
-    out.energy = energy;
-  } else {
-    const LoHi range = RangeOf(h, rows);
-    flat = bad || range.lo == range.hi;
-    if (width == 2) {
-      QuantiseCoarse(h, v, rows, range, mean, q, &out);
-    } else {
-      QuantiseUniform(v, rows, range, mean, width, &out);
-    }
-    if (flat) out.energy = n * (range.lo - mean) * (range.lo - mean);
+    sums.energy = QuadSum(energy);
+    return sums;
   }
-  if (flat) {
-    out.scale = {};
+  const LoHi range = RangeOf<kAll>(h, rows);
+  sums.lo = range.lo;
+  sums.hi = range.hi;
+  if (width == 2) {
+    *codes = CodeCoarse<kAll>(h, v, rows, q, &sums);
+  } else {
+    *codes = CodeUniform<kAll>(v, rows, width, &sums);
+  }
+  return sums;
+}
+
+// Scale and offset from what the lanes found. Flags go to `found`.
+__device__ inline ChannelScale FinishChannel(const ChannelSums& sums, int width, int rows,
+                                             Found* found) {
+  ChannelScale out;
+  if (sums.bad) return out;
+  const float n = static_cast<float>(rows), mean = sums.mean;
+  if (width == 0 || sums.lo == sums.hi) {
     out.scale.m_bits = codec::MeanOffset(mean);
     out.scale.offset = codec::F16ToF32(out.scale.m_bits);
-    out.codes = make_uint4(0, 0, 0, 0);
-    out.error = out.energy + n * (mean - out.scale.offset) * (mean - out.scale.offset);
+    out.energy = width == 0 ? sums.energy : n * (sums.lo - mean) * (sums.lo - mean);
+    const float shift = mean - out.scale.offset;
+    out.error = out.energy + n * shift * shift;
+    out.clear = true;
+  } else if (width == 2) {
+    out.scale = codec::CoarseScale(sums.yy, sums.yc, mean, sums.mean_code);
+    const float s = out.scale.scale;
+    // y - y' is (y - mean) - s (code - mean code), and what rounding the offset added.
+    const float shift = out.scale.offset - (mean - s * sums.mean_code);
+    out.energy = sums.yy;
+    out.error = fmaxf(sums.yy - 2 * s * sums.yc + s * s * sums.cc, 0.0f) + n * shift * shift;
+    out.clear = s == 0;
+    if (out.scale.scale_bits == codec::kAboveLog8) {
+      atomicOr(&found->flags, kAboveTop);
+      return out;
+    }
+    if (!codec::IsFiniteBits(codec::DecodeK(0, out.scale)) ||
+        !codec::IsFiniteBits(codec::DecodeK(3, out.scale)))
+      atomicOr(&found->flags, kBadScale);
+  } else {
+    out.scale = codec::UniformScale(sums.lo, sums.hi, mean, width);
+    out.energy = sums.energy;
+    out.error = sums.error;
+    out.clear = out.scale.scale == 0;
   }
-  if (bad) {
-    out.energy = out.error = 0;
-  } else if (width == 2 && out.scale.scale_bits == codec::kAboveLog8) {
-    atomicOr(&found->flags, kAboveTop);
-  } else if (!codec::IsFiniteBits(out.error) || !codec::IsFiniteBits(out.scale.offset)) {
+  if (!codec::IsFiniteBits(out.error) || !codec::IsFiniteBits(out.scale.offset))
     atomicOr(&found->flags, kBadScale);
-  }
   return out;
 }
 

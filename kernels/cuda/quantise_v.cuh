@@ -33,7 +33,8 @@ __device__ inline float TreeOfChannels(const F& value) {
 
 // What the gains and the measures need of a row.
 struct RowSums {
-  float zz = 0, zu = 0, uu = 0, gain = 0, max_unit = 0;
+  float zz = 0, zu = 0, uu = 0, gain = 0;
+  float max_unit = 0;  // the largest |u|
 };
 
 // Stored codes of both rows of a lane's pair: low half row 2 q, high half row 2 q + 1.
@@ -53,14 +54,12 @@ __device__ inline PairSteps StepsOf(int bits, int d, const float (&zz)[2], const
   return s;
 }
 // floor(z / step) of 4 and 8 bits. The step is an f16 times a power of two, so k step is exact for
-// every code k, and the quotient reaches an integer only where z does: a candidate and its exact
-// remainder decide.
+// every code k, and the quotient reaches an integer only where z does: the nearest integer, or the
+// one below where its exact product is above z.
 __device__ inline float FloorCode(float z, float step, float inverse, float half) {
   const float magic = 0x1.8p23f;
-  float c = __fadd_rn(__fmaf_rn(z, inverse, -.5f), magic) - magic;
-  const float rest = __fmaf_rn(-c, step, z);
-  if (rest < 0) c -= 1;
-  if (rest >= step) c += 1;
+  float c = __fmaf_rn(z, inverse, magic) - magic;
+  if (z < c * step) c -= 1;
   return fminf(c, half - 1) + half;
 }
 // Codes 0 .. 2^bits - 1 of a pair as halves. kBits 8 stands for 4 too.
@@ -104,20 +103,15 @@ __device__ inline void QuantiseRows(const uint32_t (&z)[kGroups][2], int bits,
   const uint32_t keep = (counts[0] && zz[0] > 0 ? 0x00ffu : 0) |
                         (counts[1] && zz[1] > 0 ? 0xff00u : 0);
   uint32_t unit[kGroups][2];
-  half2 most_unit = AsHalf2(0);
 #pragma unroll
   for (int i = 0; i < 2 * kGroups; ++i) {
     const int G = i / 2, h = i % 2;
     const half2 code = PairCodes<kBits>(z[G][h], bits, steps);
     const half2 u = __hadd2(__hsub2(code, center), half);
-    most_unit = __hmax2(most_unit, __habs2(u));
     unit[G][h] = AsBits(u);
     const uint32_t bytes = __byte_perm(AsBits(__hadd2(code, magic)), 0, 0x4420);
     codes[q * code_stride + 16 * G + 8 * h + g] = static_cast<uint16_t>(bytes & keep);
   }
-#pragma unroll
-  for (int m = 16; m >= 4; m /= 2)
-    most_unit = __hmax2(most_unit, AsHalf2(Xor(AsBits(most_unit), m)));
   const float zu[2] = {TreeOfChannels<kGroups>([&](int G, int h) {
                          return LowF16(z[G][h]) * LowF16(unit[G][h]);
                        }),
@@ -142,7 +136,10 @@ __device__ inline void QuantiseRows(const uint32_t (&z)[kGroups][2], int bits,
     sums[j].zz = counts[j] ? zz[j] : 0.0f;
     sums[j].zu = zu[j];
     sums[j].uu = uu[j];
-    sums[j].max_unit = j == 0 ? __low2float(most_unit) : __high2float(most_unit);
+    // The largest value has the last code; of 2 bits only where it reaches the step.
+    sums[j].max_unit = kBits == 8 || (kBits == 2 && top[j] >= steps.step[j])
+                           ? static_cast<float>(1 << (bits - 1)) - .5f
+                           : .5f;
     sums[j].gain = counts[j] && zz[j] > 0 ? codec::VGain(zz[j], zu[j], uu[j]) : 0.0f;
   }
 }

@@ -3,52 +3,120 @@
 
 #include <cuda_runtime.h>
 
+#include "kernels/cuda/copy_job.cuh"
+#include "kernels/cuda/other_kinds.cuh"
 #include "kernels/segment.h"
 #include "kernels/segment_layout.h"
 
 namespace dyna::cuda {
 
 template <int kGroups>
-bool LaunchEncodeOf(const TileJob*, int, const LaunchNeeds&, TileResult*, CUstream_st*);
+bool LaunchCodedEncode(const TileJob*, const TileCounts&, const LaunchNeeds&, TileResult*,
+                       CUstream_st*);
 template <int kGroups>
-bool LaunchDecodeOf(const TileJob*, int, const LaunchNeeds&, CUstream_st*);
+bool LaunchCodedDecode(const TileJob*, const TileCounts&, const LaunchNeeds&, CUstream_st*);
 
-bool LaunchEncode(const TileJob* jobs, int count, int head_dim, const LaunchNeeds& needs,
-                  TileResult* results, CUstream_st* stream) {
+namespace {
+
+__global__ void __launch_bounds__(kThreads)
+    EncodeOthers(const TileJob* jobs, int d, TileResult* results) {
+  extern __shared__ uint4 shared[];
+  __shared__ __align__(16) unsigned char job_bytes[sizeof(TileJob)];
+  __shared__ Found found;
+  __shared__ int8_t v_exp;
+  TileJob& job = *reinterpret_cast<TileJob*>(job_bytes);
+  CopyJob(jobs + blockIdx.x, &job);
+  if (threadIdx.x == 0) {
+    found = {};
+    v_exp = 0;
+  }
+  __syncthreads();
+  auto* staged = reinterpret_cast<float*>(shared);
+  if (job.op == TileOp::kMean) EncodeMean(job, d, staged, &found);
+  if (job.op == TileOp::kFp8) EncodeFp8(job, d, staged, &found);
+  if (job.op == TileOp::kRaw && job.from.at != nullptr) NarrowRaw(job, d);
+  if ((job.op == TileOp::kRaw && job.from.at == nullptr) || job.op == TileOp::kNone)
+    EncodeRaw(job, d);
+  if (job.op == TileOp::kNone && threadIdx.x == 0) found.energy = found.error = 1;  // loses all
+  if (job.op == TileOp::kCopy) CopyTile(job, &v_exp);
+  __syncthreads();
+  if (threadIdx.x == 0)
+    results[job.result] = {found.flags, found.bad_token, found.energy, found.error, 0, v_exp};
+}
+
+__global__ void __launch_bounds__(kThreads) DecodeOthers(const TileJob* jobs, int d) {
+  __shared__ float mean[kMaxHeadDim];
+  __shared__ __align__(16) unsigned char job_bytes[sizeof(TileJob)];
+  TileJob& job = *reinterpret_cast<TileJob*>(job_bytes);
+  CopyJob(jobs + blockIdx.x, &job);
+  __syncthreads();
+  DecodeOther(job, d, mean);
+  RestorePins(job, d);
+}
+
+bool LaunchCodedEncodeOf(const TileJob* jobs, const TileCounts& count, int head_dim,
+                         const LaunchNeeds& needs, TileResult* results, CUstream_st* stream) {
   switch (head_dim) {
     case 64:
-      return LaunchEncodeOf<4>(jobs, count, needs, results, stream);
+      return LaunchCodedEncode<4>(jobs, count, needs, results, stream);
     case 80:
-      return LaunchEncodeOf<5>(jobs, count, needs, results, stream);
+      return LaunchCodedEncode<5>(jobs, count, needs, results, stream);
     case 96:
-      return LaunchEncodeOf<6>(jobs, count, needs, results, stream);
+      return LaunchCodedEncode<6>(jobs, count, needs, results, stream);
     case 128:
-      return LaunchEncodeOf<8>(jobs, count, needs, results, stream);
+      return LaunchCodedEncode<8>(jobs, count, needs, results, stream);
     case 192:
-      return LaunchEncodeOf<12>(jobs, count, needs, results, stream);
+      return LaunchCodedEncode<12>(jobs, count, needs, results, stream);
     case 256:
-      return LaunchEncodeOf<16>(jobs, count, needs, results, stream);
+      return LaunchCodedEncode<16>(jobs, count, needs, results, stream);
   }
   return false;
 }
 
-bool LaunchDecode(const TileJob* jobs, int count, int head_dim, const LaunchNeeds& needs,
-                  CUstream_st* stream) {
+bool LaunchCodedDecodeOf(const TileJob* jobs, const TileCounts& count, int head_dim,
+                         const LaunchNeeds& needs, CUstream_st* stream) {
   switch (head_dim) {
     case 64:
-      return LaunchDecodeOf<4>(jobs, count, needs, stream);
+      return LaunchCodedDecode<4>(jobs, count, needs, stream);
     case 80:
-      return LaunchDecodeOf<5>(jobs, count, needs, stream);
+      return LaunchCodedDecode<5>(jobs, count, needs, stream);
     case 96:
-      return LaunchDecodeOf<6>(jobs, count, needs, stream);
+      return LaunchCodedDecode<6>(jobs, count, needs, stream);
     case 128:
-      return LaunchDecodeOf<8>(jobs, count, needs, stream);
+      return LaunchCodedDecode<8>(jobs, count, needs, stream);
     case 192:
-      return LaunchDecodeOf<12>(jobs, count, needs, stream);
+      return LaunchCodedDecode<12>(jobs, count, needs, stream);
     case 256:
-      return LaunchDecodeOf<16>(jobs, count, needs, stream);
+      return LaunchCodedDecode<16>(jobs, count, needs, stream);
   }
   return false;
+}
+
+}  // namespace
+
+bool LaunchEncode(const TileJob* jobs, const TileCounts& count, int head_dim,
+                  const LaunchNeeds& needs, TileResult* results, CUstream_st* stream) {
+  if (count.k + count.v > 0 &&
+      !LaunchCodedEncodeOf(jobs, count, head_dim, needs, results, stream))
+    return false;
+  if (count.other == 0) return true;
+  const int bytes = needs.staged ? StagedBytes(head_dim) : 0;
+  if (bytes > 44 * 1024 &&
+      cudaFuncSetAttribute(EncodeOthers, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes) !=
+          cudaSuccess)
+    return false;
+  EncodeOthers<<<count.other, kThreads, bytes, stream>>>(jobs + count.k + count.v, head_dim,
+                                                         results);
+  return cudaPeekAtLastError() == cudaSuccess;
+}
+
+bool LaunchDecode(const TileJob* jobs, const TileCounts& count, int head_dim,
+                  const LaunchNeeds& needs, CUstream_st* stream) {
+  if (count.k + count.v > 0 && !LaunchCodedDecodeOf(jobs, count, head_dim, needs, stream))
+    return false;
+  if (count.other == 0) return true;
+  DecodeOthers<<<count.other, kThreads, 0, stream>>>(jobs + count.k + count.v, head_dim);
+  return cudaPeekAtLastError() == cudaSuccess;
 }
 
 namespace {

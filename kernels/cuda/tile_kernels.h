@@ -15,12 +15,17 @@ struct LaunchNeeds {
   bool exchange = false;  // a rope whose pairs do not turn in registers
 };
 
-// One thread block a job. `jobs` and `results` are device memory. Asynchronous; false: the launch
+// Jobs of a launch lie one after the other: coded K, coded V, then what is copied.
+struct TileCounts {
+  int k = 0, v = 0, other = 0;
+};
+
+// One thread block a job. `jobs` and `results` are device memory. Asynchronous; false: a launch
 // itself failed (cudaGetLastError has it). REQUIRES HasKernels(head_dim).
-bool LaunchEncode(const TileJob* jobs, int count, int head_dim, const LaunchNeeds& needs,
-                  TileResult* results, CUstream_st* stream);
-bool LaunchDecode(const TileJob* jobs, int count, int head_dim, const LaunchNeeds& needs,
-                  CUstream_st* stream);
+bool LaunchEncode(const TileJob* jobs, const TileCounts& count, int head_dim,
+                  const LaunchNeeds& needs, TileResult* results, CUstream_st* stream);
+bool LaunchDecode(const TileJob* jobs, const TileCounts& count, int head_dim,
+                  const LaunchNeeds& needs, CUstream_st* stream);
 
 // One warp a segment: header and directory, v_exp, the mean error and the padding.
 bool LaunchFinish(const SegmentJob* jobs, int count, const TileResult* results,

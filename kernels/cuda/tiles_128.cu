@@ -4,7 +4,9 @@
 
 namespace dyna::cuda {
 
-template bool LaunchEncodeOf<8>(const TileJob*, int, const LaunchNeeds&, TileResult*, CUstream_st*);
-template bool LaunchDecodeOf<8>(const TileJob*, int, const LaunchNeeds&, CUstream_st*);
+template bool LaunchCodedEncode<8>(const TileJob*, const TileCounts&, const LaunchNeeds&,
+                                     TileResult*, CUstream_st*);
+template bool LaunchCodedDecode<8>(const TileJob*, const TileCounts&, const LaunchNeeds&,
+                                     CUstream_st*);
 
 }  // namespace dyna::cuda

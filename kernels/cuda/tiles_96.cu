@@ -4,7 +4,9 @@
 
 namespace dyna::cuda {
 
-template bool LaunchEncodeOf<6>(const TileJob*, int, const LaunchNeeds&, TileResult*, CUstream_st*);
-template bool LaunchDecodeOf<6>(const TileJob*, int, const LaunchNeeds&, CUstream_st*);
+template bool LaunchCodedEncode<6>(const TileJob*, const TileCounts&, const LaunchNeeds&,
+                                     TileResult*, CUstream_st*);
+template bool LaunchCodedDecode<6>(const TileJob*, const TileCounts&, const LaunchNeeds&,
+                                     CUstream_st*);
 
 }  // namespace dyna::cuda
