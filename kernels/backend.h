@@ -1,5 +1,5 @@
 // The seam to the hardware: batches of segments in, segments out. Two implementations, cpu/ and
-// (a later part) cuda/; both use the quantiser of codec_math.h and nothing else.
+// cuda/; both use the quantiser of codec_math.h and nothing else.
 //
 // A backend keeps no state between batches and owns no thread: calls are synchronous and may come
 // from several codec threads at once. Every job carries its own Status; one bad job never fails

@@ -1,13 +1,13 @@
 #include "kernels/cuda/cuda_backend.h"
 
-#include <bit>
 #include <cstring>
-#include <map>
 #include <mutex>
 #include <string>
 #include <vector>
 
 #include "kernels/cuda/device_batch.h"
+#include "kernels/cuda/device_cache.h"
+#include "kernels/cuda/host_rows.h"
 #include "kernels/cuda/staging.h"
 
 namespace dyna {
@@ -16,76 +16,6 @@ namespace {
 
 // Bytes of a call that are on their way at once.
 constexpr size_t kStagedBytes = size_t{64} << 20;
-constexpr size_t kCachedBases = 256, kCachedRopes = 64;
-
-// Device copies of what jobs name, kept from batch to batch.
-class Cache {
- public:
-  Result<const DeviceBasis*> Get(const Basis* basis) {
-    if (basis == nullptr) return nullptr;
-    auto& held = bases_[basis->name()];
-    if (held == nullptr) {
-      // Its own copy: the caller's may be gone before the next batch.
-      DYNA_ASSIGN_OR_RETURN(std::shared_ptr<const Basis> copy, Basis::Parse(basis->bytes()));
-      DYNA_ASSIGN_OR_RETURN(held, DeviceBasis::Create(std::move(copy)));
-    }
-    return held.get();
-  }
-  Result<const DeviceRope*> Get(const RopeTable* rope) {
-    if (rope == nullptr) return nullptr;
-    auto& held = ropes_[{rope->kind(), {rope->inv_freq().begin(), rope->inv_freq().end()}}];
-    if (held == nullptr) {
-      DYNA_ASSIGN_OR_RETURN(held, DeviceRope::Create(std::make_shared<const RopeTable>(*rope)));
-    }
-    return held.get();
-  }
-  void Trim() {  // between batches only
-    if (bases_.size() > kCachedBases) bases_.clear();
-    if (ropes_.size() > kCachedRopes) ropes_.clear();
-  }
-
- private:
-  std::map<BasisName, std::shared_ptr<const DeviceBasis>> bases_;
-  std::map<std::pair<RopeKind, std::vector<double>>, std::shared_ptr<const DeviceRope>> ropes_;
-};
-
-// Contiguous [head][K, V][64][d] of a staged block.
-DeviceKv Contiguous(std::byte* at, int head_dim, DType dtype) {
-  const int64_t row = head_dim * DTypeBytes(dtype);
-  DeviceKv kv;
-  kv.dtype = dtype;
-  kv.k.base = at;
-  kv.v.base = at + kBlockTokens * row;
-  kv.k.token_stride = kv.v.token_stride = row;
-  kv.k.head_stride = kv.v.head_stride = 2 * kBlockTokens * row;
-  return kv;
-}
-
-void Gather(const KvView& from, int heads, int head_dim, std::byte* to) {
-  const size_t row = static_cast<size_t>(head_dim * DTypeBytes(from.dtype));
-  for (int h = 0; h < heads; ++h)
-    for (const bool v : {false, true})
-      for (int t = 0; t < kBlockTokens; ++t, to += row) {
-        const std::byte* at = v ? from.v + h * from.v_head_stride + t * from.v_token_stride
-                                : from.k + h * from.k_head_stride + t * from.k_token_stride;
-        std::memcpy(to, at, row);
-      }
-}
-
-void Scatter(const std::byte* from, int heads, int head_dim, const MutableKvView& to) {
-  const size_t row = static_cast<size_t>(head_dim * DTypeBytes(to.dtype));
-  for (int h = 0; h < heads; ++h)
-    for (const bool v : {false, true})
-      for (int t = 0; t < kBlockTokens; ++t, from += row) {
-        std::byte* at = v ? to.v + h * to.v_head_stride + t * to.v_token_stride
-                          : to.k + h * to.k_head_stride + t * to.k_token_stride;
-        std::memcpy(at, from, row);
-      }
-}
-
-size_t KvBytes(int heads, int head_dim, DType dtype) {
-  return 2 * static_cast<size_t>(heads) * RawTileBytes(head_dim, dtype);
-}
 
 class CudaBackend final : public Backend {
  public:
@@ -100,31 +30,33 @@ class CudaBackend final : public Backend {
   std::string_view description() const override { return description_; }
 
   void Encode(std::span<EncodeJob> jobs) override {
-    InChunks(jobs, [](const EncodeJob& job) { return job.id.head_dim; },
-             [](const EncodeJob& job) {
-               return KvBytes(job.id.kv_heads, job.id.head_dim, job.id.dtype) + OutBytes(job);
-             },
-             [this](std::span<EncodeJob*> some) { return EncodeSome(some); },
-             [this](EncodeJob& job) { cpu_->Encode(std::span(&job, 1)); });
+    InChunks(
+        jobs, [](const EncodeJob& job) { return job.id.head_dim; },
+        [](const EncodeJob& job) {
+          return KvBytes(job.id.kv_heads, job.id.head_dim, job.id.dtype) + OutBytes(job);
+        },
+        [this](std::span<EncodeJob*> some) { return EncodeSome(some); },
+        [this](EncodeJob& job) { cpu_->Encode(std::span(&job, 1)); });
   }
   void Decode(std::span<DecodeJob> jobs) override {
-    InChunks(jobs, [](const DecodeJob& job) { return DimOf(job.segment); },
-             [](const DecodeJob& job) {
-               const auto header = ParseSegmentHeader(job.segment);
-               const int heads = job.head_end - job.head_begin;
-               return job.segment.size() +
-                      (header.ok() && heads > 0
-                           ? KvBytes(heads, header->id.head_dim, job.target.dtype)
-                           : 0);
-             },
-             [this](std::span<DecodeJob*> some) { return DecodeSome(some); },
-             [this](DecodeJob& job) { cpu_->Decode(std::span(&job, 1)); });
+    InChunks(
+        jobs, [](const DecodeJob& job) { return DimOf(job.segment); },
+        [](const DecodeJob& job) {
+          const auto header = ParseSegmentHeader(job.segment);
+          const int heads = job.head_end - job.head_begin;
+          return job.segment.size() + (header.ok() && heads > 0
+                                           ? KvBytes(heads, header->id.head_dim, job.target.dtype)
+                                           : 0);
+        },
+        [this](std::span<DecodeJob*> some) { return DecodeSome(some); },
+        [this](DecodeJob& job) { cpu_->Decode(std::span(&job, 1)); });
   }
   void Transcode(std::span<TranscodeJob> jobs) override {
-    InChunks(jobs, [](const TranscodeJob& job) { return DimOf(job.segment); },
-             [](const TranscodeJob& job) { return 2 * job.segment.size() + 65536; },
-             [this](std::span<TranscodeJob*> some) { return TranscodeSome(some); },
-             [this](TranscodeJob& job) { cpu_->Transcode(std::span(&job, 1)); });
+    InChunks(
+        jobs, [](const TranscodeJob& job) { return DimOf(job.segment); },
+        [](const TranscodeJob& job) { return 2 * job.segment.size() + 65536; },
+        [this](std::span<TranscodeJob*> some) { return TranscodeSome(some); },
+        [this](TranscodeJob& job) { cpu_->Transcode(std::span(&job, 1)); });
   }
   void Score(std::span<ScoreJob> jobs) override { cpu_->Score(jobs); }
   void Moments(std::span<MomentsJob> jobs) override { cpu_->Moments(jobs); }
@@ -236,8 +168,10 @@ class CudaBackend final : public Backend {
     std::vector<size_t> at;
     for (EncodeJob* job : jobs) {
       job->status = {};
-      if (job->source.dtype != job->id.dtype) job->status = Invalid("source: dtype is not the context's");
-      if (job->source.k == nullptr || job->source.v == nullptr) job->status = Invalid("source: no memory");
+      if (job->source.dtype != job->id.dtype)
+        job->status = Invalid("source: dtype is not the context's");
+      if (job->source.k == nullptr || job->source.v == nullptr)
+        job->status = Invalid("source: no memory");
       if (job->status.ok()) job->status = CheckPlan(job->id, job->plan, job->basis);
       if (!job->status.ok()) continue;
       const size_t from = in_.Take(KvBytes(job->id.kv_heads, job->id.head_dim, job->id.dtype));
@@ -329,8 +263,8 @@ class CudaBackend final : public Backend {
       const SegmentId& id = places[i].id;
       const size_t from = in_.Take(places[i].bytes);
       std::memcpy(in_.host(from), job->segment.data(), places[i].bytes);
-      at.push_back(out_.Take(
-          KvBytes(job->head_end - job->head_begin, id.head_dim, job->target.dtype)));
+      at.push_back(
+          out_.Take(KvBytes(job->head_end - job->head_begin, id.head_dim, job->target.dtype)));
       DeviceDecode d;
       d.place = &places[i];
       d.segment = in_.device(from);
@@ -369,7 +303,7 @@ class CudaBackend final : public Backend {
   const std::unique_ptr<Backend> cpu_;
   const std::string description_;
   std::mutex mutex_;  // over everything below
-  Cache cache_;
+  DeviceCache cache_;
   PlainRuns plain_;
   Stream stream_;
   Staging in_, out_;

@@ -3,6 +3,7 @@
 // the same with the identity, which is exact and puts channels in the order of rows.
 #pragma once
 
+#include "kernels/cuda/copy_job.cuh"
 #include "kernels/cuda/dequantise.cuh"
 #include "kernels/cuda/fragment.h"
 #include "kernels/cuda/rope.cuh"
@@ -12,8 +13,11 @@ namespace dyna::cuda {
 
 // Shared memory: scales and offsets [d] of 8 bytes | places of runs | for dropped tokens: mean of
 // the rows f32 [d], and what it decodes to f32 [d] | rows for ropes that do not turn in registers,
-// f32 [4 warps][16][d].
+// f32 [4 warps][16][d] | B, where it is small enough | the tile.
 constexpr int DecodeBytes(int d, bool exchange) { return 17 * d + (exchange ? 256 * d : 0); }
+
+// Bytes of B that a block keeps beside the tile: every warp reads all of it.
+constexpr int StagedBasisBytes(int d) { return d <= 128 ? 2 * d * d : 0; }
 
 // A lane's two tokens.
 struct LaneTokens {
@@ -74,13 +78,12 @@ __device__ inline float EntryOfB(const BasisCell& cell, int groups, int j, int c
 }
 
 // The mean of the rows that count, decoded, in full precision: rare, so in plain loops.
-__device__ inline void MeanOfDroppedK(const TileJob& job, int d, const float2* scales, float* mean,
-                                      float* decoded) {
+__device__ inline void MeanOfDroppedK(const TileJob& job, const CodedTile& tile, int d,
+                                      const float2* scales, float* mean, float* decoded) {
   for (int c = threadIdx.x; c < d; c += kThreads) {
     const float2 s = scales[c];
     mean[c] = MeanOfRows(job.counted, [&](int r) {
-      const CodePairs pairs =
-          PairsOf(job.tile, job.tile.runs, c / 16, c % 8 / 2, codec::TokenSlot(r));
+      const CodePairs pairs = PairsOf(tile, tile.runs, c / 16, c % 8 / 2, codec::TokenSlot(r));
       const uint32_t y =
           DecodePair((c & 8) != 0 ? pairs.b : pairs.a, make_float4(s.x, s.y, s.x, s.y));
       return (c & 1) != 0 ? HighF16(y) : LowF16(y);
@@ -101,13 +104,19 @@ __device__ inline void MeanOfDroppedK(const TileJob& job, int d, const float2* s
 // Output group G of 16 channels through the basis: x[i] of the lane's token i, four neighbouring
 // channels.
 template <int kGroups>
-__device__ inline void ProductOfGroup(const BasisCell& cell, const uint32_t (&y)[kGroups][4], int G,
-                                      int lane, float (&x)[2][4]) {
+__device__ inline void ProductOfGroup(const BasisCell& cell, const std::byte* staged,
+                                      const uint32_t (&y)[kGroups][4], int G, int lane,
+                                      float (&x)[2][4]) {
   float acc[2][4] = {};
-  const auto* b = reinterpret_cast<const uint4*>(cell.b) + G * kGroups * 32 + lane;
 #pragma unroll
   for (int k = 0; k < kGroups; ++k) {
-    const uint4 part = __ldg(b + k * 32);
+    const int at = (G * kGroups + k) * 32 + lane;
+    uint4 part;
+    if constexpr (StagedBasisBytes(16 * kGroups) > 0) {
+      part = reinterpret_cast<const uint4*>(staged)[at];
+    } else {
+      part = __ldg(reinterpret_cast<const uint4*>(cell.b) + at);
+    }
     MmaF16(acc[0], y[k], part.x, part.y);
     MmaF16(acc[1], y[k], part.z, part.w);
   }
@@ -136,14 +145,23 @@ __device__ inline void RowsOfPlanes(const uint32_t (&y)[4], int g, int q, float 
 }
 
 template <int kGroups>
-__device__ inline void DecodeK(const TileJob& job, void* shared) {
+__device__ inline void DecodeK(const TileJob& job, void* shared, std::byte* staged) {
   constexpr int kD = 16 * kGroups;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
   auto* scales = static_cast<float2*>(shared);
   auto* runs = reinterpret_cast<RunPlace*>(scales + kD);
   float* mean = reinterpret_cast<float*>(runs + kD / 8);
-  for (int c = threadIdx.x; c < kD; c += kThreads) scales[c] = ScaleOf(job.tile, c);
+  std::byte* const coded = staged + (job.change == Change::kBasis ? StagedBasisBytes(kD) : 0);
+  StageTile(job.tile.at, job.tile.bytes, coded);
+  if (job.change == Change::kBasis)
+    StageTile(reinterpret_cast<const std::byte*>(job.cell->b), StagedBasisBytes(kD), staged);
   for (int i = threadIdx.x; i < kD / job.tile.run; i += kThreads) runs[i] = job.tile.runs[i];
+  CodedTile tile = job.tile;
+  tile.at = coded;
+  tile.runs = runs;
+  WaitForTile();
+  __syncthreads();
+  for (int c = threadIdx.x; c < kD; c += kThreads) scales[c] = ScaleOf(tile, c);
   __syncthreads();
   const LaneTokens at = TokensOfLane(job, warp, g);
   const int slot[2] = {codec::TokenSlot(at.row[0]), codec::TokenSlot(at.row[1])};
@@ -154,19 +172,19 @@ __device__ inline void DecodeK(const TileJob& job, void* shared) {
     const float4 high = *reinterpret_cast<const float4*>(&scales[16 * G + 8 + 2 * q]);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const CodePairs pairs = PairsOf(job.tile, runs, G, q, slot[i]);
+      const CodePairs pairs = PairsOf(tile, runs, G, q, slot[i]);
       y[G][i] = DecodePair(pairs.a, low);
       y[G][2 + i] = DecodePair(pairs.b, high);
     }
   }
   std::byte* const row[2] = {RowAt(job.rows, at.token[0]), RowAt(job.rows, at.token[1])};
   if (job.table != nullptr && !TurnsInRegisters<kGroups>(job)) {
-    float* exchange = reinterpret_cast<float*>(static_cast<std::byte*>(shared) + 17 * kD) +
-                      warp * 16 * kD;
+    float* exchange =
+        reinterpret_cast<float*>(static_cast<std::byte*>(shared) + 17 * kD) + warp * 16 * kD;
 #pragma unroll 1
     for (int G = 0; G < kGroups; ++G) {
       float x[2][4];
-      ProductOfGroup<kGroups>(*job.cell, y, G, lane, x);
+      ProductOfGroup<kGroups>(*job.cell, staged, y, G, lane, x);
 #pragma unroll
       for (int i = 0; i < 2; ++i)
         *reinterpret_cast<float4*>(exchange + (8 * i + g) * kD + 16 * G + 4 * q) =
@@ -189,8 +207,8 @@ __device__ inline void DecodeK(const TileJob& job, void* shared) {
 #pragma unroll 1
       for (int G = 0; G < kGroups / 2; ++G) {
         float x[2][4], far[2][4];
-        ProductOfGroup<kGroups>(*job.cell, y, G, lane, x);
-        ProductOfGroup<kGroups>(*job.cell, y, G + kGroups / 2, lane, far);
+        ProductOfGroup<kGroups>(*job.cell, staged, y, G, lane, x);
+        ProductOfGroup<kGroups>(*job.cell, staged, y, G + kGroups / 2, lane, far);
 #pragma unroll
         for (int i = 0; i < 2; ++i)
           RotateHalves(job, at.token[i], 16 * G + 4 * q, false, x[i], far[i]);
@@ -202,11 +220,10 @@ __device__ inline void DecodeK(const TileJob& job, void* shared) {
 #pragma unroll 1
     for (int G = 0; G < kGroups; ++G) {
       float x[2][4];
-      ProductOfGroup<kGroups>(*job.cell, y, G, lane, x);
+      ProductOfGroup<kGroups>(*job.cell, staged, y, G, lane, x);
       if (job.table != nullptr) {
 #pragma unroll
-        for (int i = 0; i < 2; ++i)
-          RotateNeighbours(job, at.token[i], 16 * G + 4 * q, false, x[i]);
+        for (int i = 0; i < 2; ++i) RotateNeighbours(job, at.token[i], 16 * G + 4 * q, false, x[i]);
       }
       StoreGroup(job, at, row, G, q, x);
     }
@@ -219,7 +236,7 @@ __device__ inline void DecodeK(const TileJob& job, void* shared) {
     }
   }
   if (job.live != ~uint64_t{0}) {
-    MeanOfDroppedK(job, kD, scales, mean, mean + kD);
+    MeanOfDroppedK(job, tile, kD, scales, mean, mean + kD);
     StoreDropped(job, kD, mean + kD);
   }
   RestorePins(job, kD);

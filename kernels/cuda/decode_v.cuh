@@ -8,13 +8,12 @@
 namespace dyna::cuda {
 
 // The mean of the rows that count, decoded: rare, so in plain loops.
-__device__ inline void MeanOfDroppedV(const TileJob& job, int d, const float* gains, float* mean,
-                                      float* decoded) {
+__device__ inline void MeanOfDroppedV(const TileJob& job, const CodedTile& tile, int d,
+                                      const float* gains, float* mean, float* decoded) {
   for (int c = threadIdx.x; c < d; c += kThreads) {
     mean[c] = MeanOfRows(job.counted, [&](int r) {
-      const uint32_t quad =
-          CodeQuad(CodesOfV(job.tile), d / 16, job.tile.bits, r, c / 16, c % 16 / 4);
-      const uint2 z = DecodeQuad(quad, job.tile.bits, gains[r]);
+      const uint32_t quad = CodeQuad(CodesOfV(tile), d / 16, tile.bits, r, c / 16, c % 16 / 4);
+      const uint2 z = DecodeQuad(quad, tile.bits, gains[r]);
       const uint32_t pair = (c & 2) != 0 ? z.y : z.x;
       return (c & 1) != 0 ? HighF16(pair) : LowF16(pair);
     });
@@ -33,16 +32,21 @@ __device__ inline void MeanOfDroppedV(const TileJob& job, int d, const float* ga
 }
 
 template <int kGroups>
-__device__ inline void DecodeV(const TileJob& job, void* shared) {
+__device__ inline void DecodeV(const TileJob& job, void* shared, std::byte* staged) {
   constexpr int kD = 16 * kGroups;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
   auto* gains = static_cast<float*>(shared);  // [64], by row
   float* mean = gains + 64;
   const int bits = job.tile.bits;
-  const std::byte* codes = CodesOfV(job.tile);
+  CodedTile tile = job.tile;
+  tile.at = staged;
+  StageTile(job.tile.at, job.tile.bytes, staged);
+  const int v_exp = *job.tile.v_exp;
+  WaitForTile();
+  __syncthreads();
+  const std::byte* codes = CodesOfV(tile);
   if (threadIdx.x < 64)
-    gains[threadIdx.x] =
-        GainOf(job.tile, *job.tile.v_exp, codec::TokenSlot(static_cast<int>(threadIdx.x)));
+    gains[threadIdx.x] = GainOf(tile, v_exp, codec::TokenSlot(static_cast<int>(threadIdx.x)));
   __syncthreads();
   const LaneTokens at = TokensOfLane(job, warp, g);
   const float gain[2] = {gains[at.row[0]], gains[at.row[1]]};
@@ -77,7 +81,7 @@ __device__ inline void DecodeV(const TileJob& job, void* shared) {
     }
   }
   if (job.live != ~uint64_t{0}) {
-    MeanOfDroppedV(job, kD, gains, mean, mean + kD);
+    MeanOfDroppedV(job, tile, kD, gains, mean, mean + kD);
     StoreDropped(job, kD, mean + kD);
   }
   RestorePins(job, kD);

@@ -41,8 +41,8 @@ __device__ inline uint32_t PairOfByteWord(uint32_t e, int q) {
 // An octet of width 4, 8 or 0: `first` is its first plane.
 __device__ inline uint32_t PairOfOctet(const std::byte* first, int width, int q, int slot) {
   const auto* words = reinterpret_cast<const uint32_t*>(first) + slot;
-  if (width == 4) return __ldg(words) >> (4 * q) & 0x000f000fu;
-  if (width == 8) return PairOfByteWord(__ldg(words + (q >> 1) * 64), q);
+  if (width == 4) return *words >> (4 * q) & 0x000f000fu;
+  if (width == 8) return PairOfByteWord(words[(q >> 1) * 64], q);
   return 0;
 }
 __device__ inline CodePairs PairsOf(const CodedTile& tile, const RunPlace* runs, int G, int q,
@@ -52,7 +52,7 @@ __device__ inline CodePairs PairsOf(const CodedTile& tile, const RunPlace* runs,
     const RunPlace place = runs[G];
     const std::byte* at = tile.at + place.code_at;
     if (place.width == 2) {
-      const uint32_t e = __ldg(reinterpret_cast<const uint32_t*>(at) + slot) >> (2 * q);
+      const uint32_t e = reinterpret_cast<const uint32_t*>(at)[slot] >> (2 * q);
       p.a = e & 0x00030003u;
       p.b = e >> 8 & 0x00030003u;
     } else {
@@ -67,7 +67,7 @@ __device__ inline CodePairs PairsOf(const CodedTile& tile, const RunPlace* runs,
     const std::byte* at = tile.at + places[o].code_at;
     uint32_t& out = o == 0 ? p.a : p.b;
     if (places[o].width == 2) {
-      const uint32_t e = __ldg(reinterpret_cast<const uint16_t*>(at) + slot) >> (2 * q);
+      const uint32_t e = reinterpret_cast<const uint16_t*>(at)[slot] >> (2 * q);
       out = (e & 3) | (e >> 8 & 3) << 16;
     } else {
       out = PairOfOctet(at, places[o].width, q, slot);
@@ -80,8 +80,7 @@ __device__ inline CodePairs PairsOf(const CodedTile& tile, const RunPlace* runs,
 
 __device__ inline float GainOf(const CodedTile& tile, int v_exp, int slot) {
   if (tile.bits == 8)
-    return codec::F16ToF32(reinterpret_cast<const uint16_t*>(tile.at)[slot]) *
-           codec::Power2(v_exp);
+    return codec::F16ToF32(reinterpret_cast<const uint16_t*>(tile.at)[slot]) * codec::Power2(v_exp);
   return codec::Log8eDecode(static_cast<int>(tile.at[slot]), v_exp);
 }
 __device__ inline const std::byte* CodesOfV(const CodedTile& tile) {
@@ -91,23 +90,21 @@ __device__ inline const std::byte* CodesOfV(const CodedTile& tile) {
 // Stored codes of channels 16 G + 4 q .. + 3 of row r: a byte each.
 __device__ inline uint32_t CodeQuad(const std::byte* codes, int groups, int bits, int r, int G,
                                     int q) {
-  const std::byte* cell =
-      codes + ((r >> 3) * groups + G) * 16 * bits + ((r >> 1) & 3) * 4 * bits;
+  const std::byte* cell = codes + ((r >> 3) * groups + G) * 16 * bits + ((r >> 1) & 3) * 4 * bits;
   const int odd = r & 1;
   if (bits == 8) {
-    const uint2 w = __ldg(reinterpret_cast<const uint2*>(cell) + q);
+    const uint2 w = reinterpret_cast<const uint2*>(cell)[q];
     return __byte_perm(w.x, w.y, odd != 0 ? 0x7632 : 0x5410);
   }
   if (bits == 4) {
-    const uint32_t w = __ldg(reinterpret_cast<const uint32_t*>(cell) + q) >> (16 * odd);
+    const uint32_t w = reinterpret_cast<const uint32_t*>(cell)[q] >> (16 * odd);
     return (w & 0xfu) | (w & 0xf0u) << 4 | (w & 0xf00u) << 8 | (w & 0xf000u) << 12;
   }
   if (bits == 2) {
-    const uint32_t w = __ldg(reinterpret_cast<const uint32_t*>(cell) + (q >> 1)) >>
-                       (16 * odd + 8 * (q & 1));
+    const uint32_t w = reinterpret_cast<const uint32_t*>(cell)[q >> 1] >> (16 * odd + 8 * (q & 1));
     return (w & 3u) | (w & 0xcu) << 6 | (w & 0x30u) << 12 | (w & 0xc0u) << 18;
   }
-  const uint32_t w = __ldg(reinterpret_cast<const uint32_t*>(cell)) >> (16 * odd + 4 * q);
+  const uint32_t w = *reinterpret_cast<const uint32_t*>(cell) >> (16 * odd + 4 * q);
   return (w & 1u) | (w & 2u) << 7 | (w & 4u) << 14 | (w & 8u) << 21;
 }
 
@@ -115,10 +112,8 @@ __device__ inline uint32_t CodeQuad(const std::byte* codes, int groups, int bits
 __device__ inline uint2 DecodeQuad(uint32_t codes, int bits, float gain) {
   const half2 shift = __float2half2_rn(1024.0f + static_cast<float>(1 << (bits - 1)));
   const half2 half = AsHalf2(0x38003800u);  // 1/2
-  const half2 low = __hadd2(
-      __hsub2(AsHalf2(__byte_perm(codes, 0x64, 0x4140)), shift), half);
-  const half2 high = __hadd2(
-      __hsub2(AsHalf2(__byte_perm(codes, 0x64, 0x4342)), shift), half);
+  const half2 low = __hadd2(__hsub2(AsHalf2(__byte_perm(codes, 0x64, 0x4140)), shift), half);
+  const half2 high = __hadd2(__hsub2(AsHalf2(__byte_perm(codes, 0x64, 0x4342)), shift), half);
   return make_uint2(PackF16(gain * __low2float(low), gain * __high2float(low)),
                     PackF16(gain * __low2float(high), gain * __high2float(high)));
 }

@@ -94,8 +94,8 @@ Result<std::shared_ptr<const DeviceBasis>> DeviceBasis::Create(std::shared_ptr<c
     Put(&bytes, i * sizeof cell, &cell, 1);
     for (int level = 0; level < info.levels; ++level) {
       const auto places = PlaceRuns(basis->widths(head, level), info.run, d);
-      Put(&bytes, out->runs_at_ + (i * info.levels + static_cast<size_t>(level)) * runs *
-                                      sizeof(RunPlace),
+      Put(&bytes,
+          out->runs_at_ + (i * info.levels + static_cast<size_t>(level)) * runs * sizeof(RunPlace),
           places.data(), places.size());
     }
   }
@@ -141,8 +141,8 @@ Status PlainRuns::Open() {
 }
 
 const RunPlace* PlainRuns::of(int head_dim, uint8_t k_kind) const {
-  const size_t index = (static_cast<size_t>(head_dim) / kPlainRun - 1) * 2 +
-                       (k_kind == kind::kPlain4 ? 1 : 0);
+  const size_t index =
+      (static_cast<size_t>(head_dim) / kPlainRun - 1) * 2 + (k_kind == kind::kPlain4 ? 1 : 0);
   return reinterpret_cast<const RunPlace*>(memory_.data()) + index * kRunsOfDim;
 }
 

@@ -46,6 +46,10 @@ void DeviceBatch::Add(Groups* groups, int head_dim, Planned planned) {
                                   : head_dim % 32 == 0 && 2 * job.pairs == head_dim;
     if (!in_registers) group.needs.exchange = true;
   }
+  if (job.change == Change::kBasis) group.needs.basis = true;
+  int& most = job.is_v != 0 ? group.needs.v_bytes : group.needs.k_bytes;
+  if (job.op == TileOp::kCodedK || job.op == TileOp::kCodedV)
+    most = std::max(most, static_cast<int>(job.tile.bytes));
   ++(job.op == TileOp::kCodedK   ? group.count.k
      : job.op == TileOp::kCodedV ? group.count.v
                                  : group.count.other);
@@ -126,8 +130,8 @@ Status DeviceBatch::TileStatus(const SegmentId& id, uint32_t first, uint64_t* ab
   for (int i = 0; i < 2 * id.kv_heads; ++i) {
     const TileResult& r = results[i];
     if (r.flags == 0) continue;
-    const std::string where = "layer " + std::to_string(id.layer) + ", head " +
-                              std::to_string(id.head0 + i / 2);
+    const std::string where =
+        "layer " + std::to_string(id.layer) + ", head " + std::to_string(id.head0 + i / 2);
     const std::string side = i % 2 != 0 ? "V" : "K";
     if ((r.flags & kBadValue) != 0)
       return Invalid(where + ", token " + std::to_string(64 - r.bad_token) + ": " + side +
@@ -150,7 +154,8 @@ Status DeviceBatch::Collect(CUstream_st* stream) {
     job.status = TileStatus(job.place.id, first, &job.above_top);
     float lost = 0;
     for (uint32_t i = 0; i < 2u * job.place.id.kv_heads; ++i)
-      if (results[first + i].energy > 0) lost += results[first + i].error / results[first + i].energy;
+      if (results[first + i].energy > 0)
+        lost += results[first + i].error / results[first + i].energy;
     job.place.nmse = nmse_before + lost / static_cast<float>(2 * job.place.id.kv_heads);
   };
   for (size_t j = 0; j < encodes_.size(); ++j) {
@@ -164,7 +169,8 @@ Status DeviceBatch::Collect(CUstream_st* stream) {
       m = {k.energy, k.error, v.energy, v.error};
       if (kind::IsLevel(plan.k_kind))
         m.k_energy = job.measure_x ? std::max(k.x_energy, 0.0f) : 0.0f;
-      if (kind::IsLevel(plan.k_kind)) m.k_error = k.energy > 0 ? m.k_energy * k.error / k.energy : 0;
+      if (kind::IsLevel(plan.k_kind))
+        m.k_error = k.energy > 0 ? m.k_energy * k.error / k.energy : 0;
       if (plan.k_kind == kind::kNone) m.k_energy = m.k_error = 0;  // as the CPU: nothing was coded
       if (plan.v_kind == kind::kNone) m.v_energy = m.v_error = 0;
     }

@@ -131,9 +131,9 @@ class DeviceBatch {
  private:
   struct Planned {
     TileJob job;
-    int base = -1;             // first turn of the block's rope
-    int64_t workspace = -1;    // rows there instead
-    int64_t runs = -1;         // own runs instead of a basis'
+    int base = -1;                // first turn of the block's rope
+    int64_t workspace = -1;       // rows there instead
+    int64_t runs = -1;            // own runs instead of a basis'
     const void* order = nullptr;  // tiles of one basis cell run beside each other
   };
   struct Group {  // tiles of one head_dim

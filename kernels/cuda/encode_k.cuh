@@ -55,8 +55,7 @@ __device__ inline void PrepareRow(const TileJob& job, int t, int g, int q, float
 #pragma unroll
       for (int G = 0; G < kGroups; ++G)
 #pragma unroll
-        for (int i = 0; i < 4; ++i)
-          x[G][i] = RotateThrough(job, t, 16 * G + 4 * q + i, true, row);
+        for (int i = 0; i < 4; ++i) x[G][i] = RotateThrough(job, t, 16 * G + 4 * q + i, true, row);
     }
   }
   if (job.change == Change::kBasis) {
@@ -186,8 +185,7 @@ __device__ inline void PackOctet(const std::byte* codes, int width, int slots, u
   // even[i], odd[i]: a byte for each slot, of the even and odd channels, as many as fit.
   uint32_t w[8];
 #pragma unroll
-  for (int k = 0; k < 8; ++k)
-    w[k] = *reinterpret_cast<const uint32_t*>(codes + 64 * k + 4 * slots);
+  for (int k = 0; k < 8; ++k) w[k] = *reinterpret_cast<const uint32_t*>(codes + 64 * k + 4 * slots);
   if (width == 2) {
     even[0] = w[0] | w[2] << 2 | w[4] << 4 | w[6] << 6;
     odd[0] = w[1] | w[3] << 2 | w[5] << 4 | w[7] << 6;
@@ -225,7 +223,8 @@ __device__ inline void PackPlanes(const CodedTile& tile, const std::byte* codes,
       const int in_run = tile.run == 16 ? octet : 0;
       if (place.width == 2) {
         PackOctet(from, 2, slots, e, o);
-        const uint32_t low = __byte_perm(e[0], o[0], 0x5140), high = __byte_perm(e[0], o[0], 0x7362);
+        const uint32_t low = __byte_perm(e[0], o[0], 0x5140),
+                       high = __byte_perm(e[0], o[0], 0x7362);
         reinterpret_cast<uint2*>(to)[slots] = make_uint2(low, high);
       } else if (place.width == 4) {
         PackOctet(from, 4, slots, e, o);
@@ -311,14 +310,15 @@ __device__ inline void EncodeK(const TileJob& job, void* shared, float* column, 
       for (int i = 0; i < 8; ++i) {
         h[i] = packed[0][i];
 #pragma unroll
-        for (int other = 1; other < 2 * kAtOnce; ++other) h[i] = u == other ? packed[other][i] : h[i];
+        for (int other = 1; other < 2 * kAtOnce; ++other)
+          h[i] = u == other ? packed[other][i] : h[i];
       }
       const int c = 16 * first + 8 * u + g;
       const int width = job.tile.runs[c / job.tile.run].width;
       uint4 codes;
-      const ChannelSums sums =
-          rows.all ? CodeChannel<true>(h, width, rows, job.live, q, &codes, found)
-                   : CodeChannel<false>(h, width, rows, job.live, q, &codes, found);
+      const ChannelSums sums = rows.all
+                                   ? CodeChannel<true>(h, width, rows, job.live, q, &codes, found)
+                                   : CodeChannel<false>(h, width, rows, job.live, q, &codes, found);
       *reinterpret_cast<uint4*>(space.codes + 64 * c + 16 * q) = codes;
       if (u == q) mine = sums;
     }

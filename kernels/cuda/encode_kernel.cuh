@@ -25,8 +25,8 @@ __global__ void __launch_bounds__(kThreads, kGroups <= 8 ? 4 : 2)
   EncodeK<kGroups>(job, shared, column, &found);
   __syncthreads();
   if (threadIdx.x == 0)
-    results[job.result] = {found.flags, found.bad_token, found.energy, found.error,
-                           found.x_energy, 0};
+    results[job.result] = {found.flags, found.bad_token, found.energy,
+                           found.error, found.x_energy,  0};
 }
 
 template <int kGroups>
@@ -54,15 +54,10 @@ bool LaunchCodedEncode(const TileJob* jobs, const TileCounts& count, const Launc
                        TileResult* results, CUstream_st* stream) {
   constexpr int kD = 16 * kGroups;
   const int bytes = EncodeKBytes(kD, needs.exchange);
-  if (bytes > 44 * 1024 &&
-      cudaFuncSetAttribute(EncodeTilesK<kGroups>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                           bytes) != cudaSuccess)
-    return false;
-  if (count.k > 0)
-    EncodeTilesK<kGroups><<<count.k, kThreads, bytes, stream>>>(jobs, results);
+  if (!AllowShared(EncodeTilesK<kGroups>, bytes)) return false;
+  if (count.k > 0) EncodeTilesK<kGroups><<<count.k, kThreads, bytes, stream>>>(jobs, results);
   if (count.v > 0)
-    EncodeTilesV<kGroups>
-        <<<count.v, kThreads, EncodeVBytes(kD), stream>>>(jobs + count.k, results);
+    EncodeTilesV<kGroups><<<count.v, kThreads, EncodeVBytes(kD), stream>>>(jobs + count.k, results);
   return cudaPeekAtLastError() == cudaSuccess;
 }
 

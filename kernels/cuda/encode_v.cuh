@@ -74,8 +74,7 @@ __device__ inline void KeepPinnedV(const TileJob& job, const uint2 (&raw)[kGroup
 }
 
 template <int kGroups>
-__device__ inline void EncodeV(const TileJob& job, void* shared, Found* found,
-                                    int8_t* v_exp_out) {
+__device__ inline void EncodeV(const TileJob& job, void* shared, Found* found, int8_t* v_exp_out) {
   constexpr int kD = 16 * kGroups;
   __shared__ float gain_of[64], most_gain[4];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
@@ -98,9 +97,8 @@ __device__ inline void EncodeV(const TileJob& job, void* shared, Found* found,
       const float gain = GainOf(job.from, *job.from.v_exp, codec::TokenSlot(from));
 #pragma unroll
       for (int G = 0; G < kGroups; ++G)
-        raw[half][G] =
-            DecodeQuad(CodeQuad(CodesOfV(job.from), kGroups, job.from.bits, from, G, q),
-                       job.from.bits, gain);
+        raw[half][G] = DecodeQuad(CodeQuad(CodesOfV(job.from), kGroups, job.from.bits, from, G, q),
+                                  job.from.bits, gain);
     } else if (job.dtype != DType::kF32) {
       LoadRaw<kGroups>(RowAt(job.rows, token[half]), q, raw[half]);
     }
@@ -164,11 +162,10 @@ __device__ inline void EncodeV(const TileJob& job, void* shared, Found* found,
   if (g < 4) {
     const RowSums& s = g == 0 ? sums[0][0] : g == 1 ? sums[0][1] : g == 2 ? sums[1][0] : sums[1][1];
     if (s.gain > 0) {
-      const float coded =
-          bits == 8
-              ? codec::F16ToF32(codec::F32ToF16(s.gain * codec::Power2(-v_exp))) *
-                    codec::Power2(v_exp)
-              : codec::Log8eDecode(codec::Log8eEncode(s.gain, v_exp), v_exp);
+      const float coded = bits == 8
+                              ? codec::F16ToF32(codec::F32ToF16(s.gain * codec::Power2(-v_exp))) *
+                                    codec::Power2(v_exp)
+                              : codec::Log8eDecode(codec::Log8eEncode(s.gain, v_exp), v_exp);
       error = fmaxf(s.zz - 2 * coded * s.zu + coded * coded * s.uu, 0.0f);
       if (!codec::IsFiniteBits(codec::RoundF16(coded * s.max_unit)))
         atomicOr(&found->flags, kBadScale);

@@ -61,8 +61,7 @@ __device__ inline void StageRows(const TileJob& job, int d, float* staged, Found
       const int t = TokenOfRow(job.live, r);
       Load4(RowAt(job.rows, t), job.dtype, c, x);
       if (!Finite4(x)) FoundBadToken(found, t);
-      if (job.pins != nullptr && (job.pinned >> t & 1) != 0)
-        Store4(PinAt(job, t), job.dtype, c, x);
+      if (job.pins != nullptr && (job.pinned >> t & 1) != 0) Store4(PinAt(job, t), job.dtype, c, x);
     }
     *reinterpret_cast<float4*>(staged + r * d + c) = make_float4(x[0], x[1], x[2], x[3]);
   }
@@ -146,8 +145,7 @@ __device__ inline float StoredElement(const TileJob& job, int d, int r, int c) {
   const int i = r * d + c;
   if (job.op == TileOp::kMean) return codec::F16ToF32(reinterpret_cast<const uint16_t*>(at)[c]);
   if (job.op == TileOp::kFp8)
-    return *reinterpret_cast<const float*>(at) *
-           codec::E4m3ToF32(static_cast<uint8_t>(at[16 + i]));
+    return *reinterpret_cast<const float*>(at) * codec::E4m3ToF32(static_cast<uint8_t>(at[16 + i]));
   if (job.stored == DType::kF32) return reinterpret_cast<const float*>(at)[i];
   const uint16_t bits = reinterpret_cast<const uint16_t*>(at)[i];
   return job.stored == DType::kF16 ? codec::F16ToF32(bits) : codec::Bf16ToF32(bits);
@@ -175,8 +173,8 @@ __device__ inline void DecodeOther(const TileJob& job, int d, float* mean) {
             make_uint4(0, 0, 0, 0);
     return;
   }
-  const bool dropped = job.live != ~uint64_t{0} && job.op != TileOp::kNone &&
-                       job.op != TileOp::kMean;
+  const bool dropped =
+      job.live != ~uint64_t{0} && job.op != TileOp::kNone && job.op != TileOp::kMean;
   if (dropped) {
     for (int c = threadIdx.x; c < d; c += kThreads)
       mean[c] = MeanOfRows(job.counted, [&](int r) { return StoredElement(job, d, r, c); });

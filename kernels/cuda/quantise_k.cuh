@@ -2,8 +2,8 @@
 // 8 n + 2 q + j, so that the pairwise tree over rows is in the lane down to 8, then two exchanges,
 // then the pair; and its 16 codes are neighbours in the order of the planes.
 //
-// Bytes are those of codec_math.h on every input: where a quicker way is taken than its formula, the
-// answer is proved by it or checked with it.
+// Bytes are those of codec_math.h on every input: where a quicker way is taken than its formula,
+// the answer is proved by it or checked with it.
 #pragma once
 
 #include "kernels/codec_math.h"
@@ -104,9 +104,16 @@ __device__ inline uint32_t StepF16(uint32_t bits, int by) {
   return key < 0 ? 0x8000u | static_cast<uint32_t>(-key - 1) : static_cast<uint32_t>(key);
 }
 
+// Does u / step, rounded to f32, reach k of 1..3? For 1 and 2 only where u reaches k step, which is
+// exact; 3 also from the quotients that round up to it, those within 2^-23 (a tie is even). The
+// remainder of a product is exact where it is small, and its sign always.
+__device__ inline bool ReachesCode(float u, float step, int k) {
+  return __fmaf_rn(-static_cast<float>(k), step, u) >= (k == 3 ? -0x1p-23f * step : 0.0f);
+}
+
 // Codes of width 2, as halves 0..3. The code does not fall as y grows, so it is the number of three
-// thresholds that y reaches. Lane k finds the least f16 with code >= k beside lo + k step, with the
-// formula itself; where it is not beside it (y far smaller than lo), every code is the formula's.
+// thresholds that y reaches. Lane k finds the least f16 with code >= k beside lo + k step; where it
+// is not beside it (y far smaller than lo), every code is codec_math.h's.
 __device__ inline void CoarseCodes(const uint32_t (&h)[8], float lo, float step, int q,
                                    uint32_t (&code)[8]) {
   const int k = q == 0 ? 1 : q;
@@ -114,7 +121,7 @@ __device__ inline void CoarseCodes(const uint32_t (&h)[8], float lo, float step,
       __half_as_ushort(__float2half_rn(__fmaf_rn(static_cast<float>(k), step, lo)));
   uint32_t reach = StepF16(near, 1);
   const auto reaches = [&](uint32_t bits) {
-    return codec::CoarseCode(codec::F16ToF32(static_cast<uint16_t>(bits)), lo, step) >= k;
+    return ReachesCode(codec::F16ToF32(static_cast<uint16_t>(bits)) - lo, step, k);
   };
   bool found = reaches(reach) && !reaches(StepF16(near, -1));
   if (reaches(near)) reach = near;

@@ -1,5 +1,5 @@
-// The device's quantiser against the CPU's: the same bytes from the same y and z, on random tiles of
-// every kind, shape and special value; and the same y' and z' back.
+// The device's quantiser against the CPU's: the same bytes from the same y and z, on random tiles
+// of every kind, shape and special value; and the same y' and z' back.
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -46,8 +46,7 @@ class Maker {
       constexpr uint8_t kWidths[] = {0, 2, 4, 8};
       t.run = Int(0, 1) != 0 ? 8 : 16;
       const int one = Int(0, 5);  // mostly mixed
-      for (int i = 0; i < d / t.run; ++i)
-        t.widths.push_back(kWidths[one < 4 ? one : Int(0, 3)]);
+      for (int i = 0; i < d / t.run; ++i) t.widths.push_back(kWidths[one < 4 ? one : Int(0, 3)]);
     } else {
       t.bits = 1 << Int(0, 3);
     }
@@ -108,13 +107,11 @@ class Maker {
 void Reference(Backend* cpu, Tile* t) {
   if (t->widths.empty()) {
     t->packed.assign(*VTileBytes(kind::VBits(t->bits), t->d, DType::kF16), std::byte{0xEE});
-    t->status =
-        cpu->QuantiseV(t->rows, t->d, t->bits, t->live, t->pins, t->packed, &t->v_exp);
+    t->status = cpu->QuantiseV(t->rows, t->d, t->bits, t->live, t->pins, t->packed, &t->v_exp);
   } else {
     t->packed.assign(*KTileBytes(kind::kLevel0, t->d, DType::kF16, t->widths, t->run),
                      std::byte{0xEE});
-    t->status =
-        cpu->QuantiseK(t->rows, t->d, t->widths, t->run, t->live, t->pins, t->packed);
+    t->status = cpu->QuantiseK(t->rows, t->d, t->widths, t->run, t->live, t->pins, t->packed);
   }
   if (!t->status.ok()) return;
   t->back.resize(t->rows.size());
@@ -170,8 +167,7 @@ class Quantise : public testing::Test {
       const size_t from = in_.Take(2 * t.rows.size());
       std::memcpy(in_.host(from), t.rows.data(), 2 * t.rows.size());
       at[i] = out_.Take(t.packed.size());
-      jobs[i] = {d,      in_.device(from), t.widths,          t.run, t.bits,
-                 t.live, t.pins,           out_.device(at[i])};
+      jobs[i] = {d, in_.device(from), t.widths, t.run, t.bits, t.live, t.pins, out_.device(at[i])};
     }
     std::memset(out_.host(0), 0xEE, out);  // what no kernel writes shows
     ASSERT_TRUE(in_.In(stream_.get()).ok());

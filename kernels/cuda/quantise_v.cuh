@@ -42,12 +42,21 @@ struct PairSteps {
   float step[2], inverse[2];
   half2 above, below;  // of width 2: least f16 >= step, and <= -step
 };
-__device__ inline PairSteps StepsOf(int bits, int d, const float (&zz)[2], const float (&top)[2]) {
+// Neighbouring g share the work: even ones take the even row.
+__device__ inline float FromOwner(float mine, int g, int row) {
+  const float other = Xor(mine, 4);
+  return (g & 1) == row ? mine : other;
+}
+__device__ inline PairSteps StepsOf(int bits, int d, int g, const float (&zz)[2],
+                                    const float (&top)[2]) {
+  const float z = (g & 1) == 0 ? zz[0] : zz[1], t = (g & 1) == 0 ? top[0] : top[1];
+  const float step = z > 0 && bits > 1 ? codec::VStep(bits, z, t, d) : 1.0f;
+  const float inverse = __frcp_rn(step);
   PairSteps s;
 #pragma unroll
   for (int j = 0; j < 2; ++j) {
-    s.step[j] = zz[j] > 0 && bits > 1 ? codec::VStep(bits, zz[j], top[j], d) : 1.0f;
-    s.inverse[j] = __frcp_rn(s.step[j]);
+    s.step[j] = FromOwner(step, g, j);
+    s.inverse[j] = FromOwner(inverse, g, j);
   }
   s.above = __halves2half2(__float2half_ru(s.step[0]), __float2half_ru(s.step[1]));
   s.below = __hneg2(__halves2half2(__float2half_rd(s.step[0]), __float2half_rd(s.step[1])));
@@ -97,11 +106,11 @@ __device__ inline void QuantiseRows(const uint32_t (&z)[kGroups][2], int bits,
                          return v * v;
                        })};
   const float top[2] = {__low2float(most), __high2float(most)};
-  const PairSteps steps = StepsOf(bits, kD, zz, top);
+  const PairSteps steps = StepsOf(bits, kD, g, zz, top);
   const half2 center = __float2half2_rn(static_cast<float>(1 << (bits - 1))),
               half = AsHalf2(0x38003800u), magic = AsHalf2(0x64006400u);
-  const uint32_t keep = (counts[0] && zz[0] > 0 ? 0x00ffu : 0) |
-                        (counts[1] && zz[1] > 0 ? 0xff00u : 0);
+  const uint32_t keep =
+      (counts[0] && zz[0] > 0 ? 0x00ffu : 0) | (counts[1] && zz[1] > 0 ? 0xff00u : 0);
   uint32_t unit[kGroups][2];
 #pragma unroll
   for (int i = 0; i < 2 * kGroups; ++i) {
@@ -112,12 +121,10 @@ __device__ inline void QuantiseRows(const uint32_t (&z)[kGroups][2], int bits,
     const uint32_t bytes = __byte_perm(AsBits(__hadd2(code, magic)), 0, 0x4420);
     codes[q * code_stride + 16 * G + 8 * h + g] = static_cast<uint16_t>(bytes & keep);
   }
-  const float zu[2] = {TreeOfChannels<kGroups>([&](int G, int h) {
-                         return LowF16(z[G][h]) * LowF16(unit[G][h]);
-                       }),
-                       TreeOfChannels<kGroups>([&](int G, int h) {
-                         return HighF16(z[G][h]) * HighF16(unit[G][h]);
-                       })};
+  const float zu[2] = {
+      TreeOfChannels<kGroups>([&](int G, int h) { return LowF16(z[G][h]) * LowF16(unit[G][h]); }),
+      TreeOfChannels<kGroups>(
+          [&](int G, int h) { return HighF16(z[G][h]) * HighF16(unit[G][h]); })};
   // Exact in any order: quarters below 2^24.
   float uu[2] = {0, 0};
 #pragma unroll
@@ -131,8 +138,11 @@ __device__ inline void QuantiseRows(const uint32_t (&z)[kGroups][2], int bits,
     uu[0] += Xor(uu[0], m);
     uu[1] += Xor(uu[1], m);
   }
+  const bool odd = (g & 1) != 0;
+  const float gain = codec::VGain(odd ? zz[1] : zz[0], odd ? zu[1] : zu[0], odd ? uu[1] : uu[0]);
 #pragma unroll
   for (int j = 0; j < 2; ++j) {
+    const float its = FromOwner(gain, g, j);
     sums[j].zz = counts[j] ? zz[j] : 0.0f;
     sums[j].zu = zu[j];
     sums[j].uu = uu[j];
@@ -140,7 +150,7 @@ __device__ inline void QuantiseRows(const uint32_t (&z)[kGroups][2], int bits,
     sums[j].max_unit = kBits == 8 || (kBits == 2 && top[j] >= steps.step[j])
                            ? static_cast<float>(1 << (bits - 1)) - .5f
                            : .5f;
-    sums[j].gain = counts[j] && zz[j] > 0 ? codec::VGain(zz[j], zu[j], uu[j]) : 0.0f;
+    sums[j].gain = counts[j] && zz[j] > 0 ? its : 0.0f;
   }
 }
 
@@ -153,8 +163,7 @@ __device__ inline void PackRows(const uint16_t* codes, int code_stride, int bits
 #pragma unroll 1
   for (int i = lane; i < 8 * kGroups; i += 32) {
     const int h = i & 1, pair = (i >> 1) & 3, G = i >> 3;
-    const uint4 raw =
-        *reinterpret_cast<const uint4*>(codes + pair * code_stride + 16 * G + 8 * h);
+    const uint4 raw = *reinterpret_cast<const uint4*>(codes + pair * code_stride + 16 * G + 8 * h);
     const uint32_t two[4] = {raw.x, raw.y, raw.z, raw.w};  // channels 2 k, 2 k + 1
     std::byte* cell = to + (G * 4 + pair) * 4 * bits;
     if (bits == 8) {

@@ -63,20 +63,21 @@ enum class Change : uint8_t {
 
 // The coded side of a tile.
 struct CodedTile {
-  std::byte* at = nullptr;  // of the tile; 16-byte aligned
+  std::byte* at = nullptr;         // of the tile; 16-byte aligned
   const RunPlace* runs = nullptr;  // [d / run], of coded K
   const int8_t* v_exp = nullptr;   // in the directory of the segment, of coded V: read
   uint8_t run = 16;                // 8 or 16
   uint8_t bits = 0;                // of coded V
+  uint32_t bytes = 0;              // of the tile
 };
 
 struct TileJob {
-  Rows rows;             // the source of an encode, the target of a decode
-  CodedTile tile;        // written by an encode, read by a decode
-  CodedTile from;        // of a transcode: read instead of `rows` (at != null)
-  uint64_t live = 0;     // logical tokens; row r is the r-th of them
-  uint64_t counted = 0;  // rows that are live and not pinned
-  uint64_t pinned = 0;   // logical tokens
+  Rows rows;                       // the source of an encode, the target of a decode
+  CodedTile tile;                  // written by an encode, read by a decode
+  CodedTile from;                  // of a transcode: read instead of `rows` (at != null)
+  uint64_t live = 0;               // logical tokens; row r is the r-th of them
+  uint64_t counted = 0;            // rows that are live and not pinned
+  uint64_t pinned = 0;             // logical tokens
   uint64_t narrow = ~uint64_t{0};  // of a transcode: which rows of `from` stay
   std::byte* pins = nullptr;       // row of the first pinned token; null: nothing to keep
   int64_t pin_stride = 0;          // to the next pinned token's
@@ -98,9 +99,9 @@ struct TileJob {
 
 // What a block found out. Zeroed before the launch.
 enum : uint32_t {
-  kBadValue = 1,   // a source element is not finite, or does not fit f16 after the transform
-  kBadScale = 2,   // a scale or offset does not fit f16, or the tile decodes to infinity
-  kAboveTop = 4,   // a scale is above LOG8's top
+  kBadValue = 1,  // a source element is not finite, or does not fit f16 after the transform
+  kBadScale = 2,  // a scale or offset does not fit f16, or the tile decodes to infinity
+  kAboveTop = 4,  // a scale is above LOG8's top
 };
 struct TileResult {
   uint32_t flags = 0;
@@ -117,11 +118,11 @@ struct SegmentJob {
   std::byte* out = nullptr;
   const std::byte* head = nullptr;  // header and directory
   uint32_t head_bytes = 0;
-  uint32_t end = 0, bytes = 0;   // of the last tile, and with its padding
-  uint32_t first_result = 0;     // K and V of each head
+  uint32_t end = 0, bytes = 0;  // of the last tile, and with its padding
+  uint32_t first_result = 0;    // K and V of each head
   uint32_t kv_heads = 0;
-  float nmse_before = 0;         // of a transcode
-  uint32_t is_estimate = 0;      // 0: never, 1: always, 2: where this step lost something
+  float nmse_before = 0;     // of a transcode
+  uint32_t is_estimate = 0;  // 0: never, 1: always, 2: where this step lost something
 };
 
 }  // namespace dyna::cuda

@@ -96,15 +96,11 @@ bool LaunchCodedDecodeOf(const TileJob* jobs, const TileCounts& count, int head_
 
 bool LaunchEncode(const TileJob* jobs, const TileCounts& count, int head_dim,
                   const LaunchNeeds& needs, TileResult* results, CUstream_st* stream) {
-  if (count.k + count.v > 0 &&
-      !LaunchCodedEncodeOf(jobs, count, head_dim, needs, results, stream))
+  if (count.k + count.v > 0 && !LaunchCodedEncodeOf(jobs, count, head_dim, needs, results, stream))
     return false;
   if (count.other == 0) return true;
   const int bytes = needs.staged ? StagedBytes(head_dim) : 0;
-  if (bytes > 44 * 1024 &&
-      cudaFuncSetAttribute(EncodeOthers, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes) !=
-          cudaSuccess)
-    return false;
+  if (!AllowShared(EncodeOthers, bytes)) return false;
   EncodeOthers<<<count.other, kThreads, bytes, stream>>>(jobs + count.k + count.v, head_dim,
                                                          results);
   return cudaPeekAtLastError() == cudaSuccess;

@@ -11,8 +11,10 @@ namespace dyna::cuda {
 
 // What a launch must have room for besides the plain kinds.
 struct LaunchNeeds {
-  bool staged = false;    // fp8 or the mean of V
-  bool exchange = false;  // a rope whose pairs do not turn in registers
+  bool staged = false;           // fp8 or the mean of V
+  bool exchange = false;         // a rope whose pairs do not turn in registers
+  bool basis = false;            // K of a level
+  int k_bytes = 0, v_bytes = 0;  // of the largest coded tile
 };
 
 // Jobs of a launch lie one after the other: coded K, coded V, then what is copied.
@@ -42,8 +44,8 @@ bool LaunchDequantise(const DequantiseJob* jobs, int count, int head_dim, CUstre
 
 // Head sizes that have kernels; others stay on the CPU.
 constexpr bool HasKernels(int head_dim) {
-  return head_dim == 64 || head_dim == 80 || head_dim == 96 || head_dim == 128 ||
-         head_dim == 192 || head_dim == 256;
+  return head_dim == 64 || head_dim == 80 || head_dim == 96 || head_dim == 128 || head_dim == 192 ||
+         head_dim == 256;
 }
 
 }  // namespace dyna::cuda

@@ -61,9 +61,8 @@ TileOp OpOf(uint8_t tile_kind, bool v) {
 }
 
 const int8_t* VExpAt(const std::byte* segment, int index) {
-  return reinterpret_cast<const int8_t*>(segment + kSegmentHeaderBytes +
-                                         at::kEntryBytes * static_cast<size_t>(index) +
-                                         at::kVExpAt);
+  return reinterpret_cast<const int8_t*>(
+      segment + kSegmentHeaderBytes + at::kEntryBytes * static_cast<size_t>(index) + at::kVExpAt);
 }
 
 // What every tile of head `index` of a segment at `segment` has in common.
@@ -77,6 +76,7 @@ TileJob JobOf(const SegmentPlace& place, const std::byte* segment, int index, bo
   job.is_v = v ? 1 : 0;
   auto* base = const_cast<std::byte*>(segment);
   job.tile.at = base + (v ? tile.v_at : tile.k_at);
+  job.tile.bytes = v ? tile.v_bytes : tile.k_bytes;
   job.tile.v_exp = VExpAt(segment, index);
   const uint8_t tile_kind = v ? tile.plan.v_kind : tile.plan.k_kind;
   job.op = OpOf(tile_kind, v);
@@ -168,8 +168,7 @@ Status DeviceBatch::Describe(const SegmentId& id, std::span<const TilePlan> plan
     return TooLarge("segment: needs " + std::to_string(bytes) + " bytes, has " +
                     std::to_string(capacity));
   scratch_.resize(std::max(scratch_.size(), bytes));
-  DYNA_ASSIGN_OR_RETURN(SegmentWriter writer,
-                        SegmentWriter::Create(scratch_, id, plan, pins, b));
+  DYNA_ASSIGN_OR_RETURN(SegmentWriter writer, SegmentWriter::Create(scratch_, id, plan, pins, b));
   writer.Finish(0, 0);
   place->id = id;
   place->pins = pins;
@@ -313,10 +312,11 @@ void DeviceBatch::PlanSide(DeviceTranscode* job, int index, bool v) {
     if (source.job.op != TileOp::kCodedV) planned.job.from.v_exp = nullptr;
     return Add(&tiles_, id.head_dim, std::move(planned));
   }
-  const bool coded = v ? IsCodedV(from) && IsCodedV(to)
-                       : (kind::IsLevel(from) && kind::IsLevel(to)) ||
-                             (IsPlain(from) && IsPlain(to));
-  planned.job.narrow = plan.live == now.plan.live ? ~uint64_t{0} : CloseUp(plan.live, now.plan.live);
+  const bool coded =
+      v ? IsCodedV(from) && IsCodedV(to)
+        : (kind::IsLevel(from) && kind::IsLevel(to)) || (IsPlain(from) && IsPlain(to));
+  planned.job.narrow =
+      plan.live == now.plan.live ? ~uint64_t{0} : CloseUp(plan.live, now.plan.live);
   if (coded || (to == kind::kRaw && from == kind::kRaw)) {
     planned.job.from = source.job.tile;
     if (!v) {
@@ -350,8 +350,8 @@ Status DeviceBatch::PlanOne(DeviceTranscode* job) {
     return Invalid("measure: not of kv_heads entries");
   DYNA_RETURN_IF_ERROR(CheckFewerBits(id, *job->from, job->plan, b));
   size_t head_at = 0;
-  DYNA_RETURN_IF_ERROR(Describe(id, job->plan, job->from->pins, job->basis, job->capacity,
-                                &job->place, &head_at));
+  DYNA_RETURN_IF_ERROR(
+      Describe(id, job->plan, job->from->pins, job->basis, job->capacity, &job->place, &head_at));
   AddSegment(job->place, job->out, head_at, job->from->nmse,
              (job->from->flags & kSegmentErrorIsEstimate) != 0 ? 1 : 2);
   for (int i = 0; i < id.kv_heads; ++i)

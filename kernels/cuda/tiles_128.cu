@@ -5,8 +5,8 @@
 namespace dyna::cuda {
 
 template bool LaunchCodedEncode<8>(const TileJob*, const TileCounts&, const LaunchNeeds&,
-                                     TileResult*, CUstream_st*);
+                                   TileResult*, CUstream_st*);
 template bool LaunchCodedDecode<8>(const TileJob*, const TileCounts&, const LaunchNeeds&,
-                                     CUstream_st*);
+                                   CUstream_st*);
 
 }  // namespace dyna::cuda

@@ -215,9 +215,9 @@ class Bench {
       plans.emplace_back(kHeads);
       for (TilePlan& p : plans.back()) {
         p.v_kind = kind::VBits(shape_.v_bits / 2);
-        p.k_kind = job.basis == nullptr ? kind::kPlain4
-                                        : kind::Level(job.basis->basis().LevelOf(
-                                              shape_.k_target / 2));
+        p.k_kind = job.basis == nullptr
+                       ? kind::kPlain4
+                       : kind::Level(job.basis->basis().LevelOf(shape_.k_target / 2));
       }
     }
     size_t at = 0;

@@ -14,6 +14,9 @@
 
 #include "kernels/backend.h"
 #include "kernels/basis.h"
+#ifdef DYNA_WITH_CUDA
+#include "kernels/cuda/cuda_backend.h"
+#endif
 #include "kernels/segment.h"
 #include "schemas/sha256.h"
 #include "tests/golden/golden_inputs.h"
@@ -51,10 +54,17 @@ double F16ToDouble(uint16_t h) {
   return h & 0x8000 ? -magnitude : magnitude;
 }
 
+Result<std::unique_ptr<Backend>> Make(std::string_view name) {
+#ifdef DYNA_WITH_CUDA
+  if (name == "cuda") return MakeCudaBackend();
+#endif
+  return MakeCpuBackend(name);
+}
+
 class Golden : public testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
-    auto backend = MakeCpuBackend(GetParam());
+    auto backend = Make(GetParam());
     if (!backend.ok()) {
       ASSERT_EQ(backend.status().code(), StatusCode::kUnsupported);
       GTEST_SKIP() << backend.status().ToString();
@@ -220,6 +230,10 @@ TEST_P(Golden, SegmentDecodesToTheReference) {
   }
 }
 
+#ifdef DYNA_WITH_CUDA
+INSTANTIATE_TEST_SUITE_P(Device, Golden, testing::Values("cuda"),
+                         [](const auto& i) { return std::string(i.param); });
+#endif
 INSTANTIATE_TEST_SUITE_P(Isa, Golden, testing::Values("scalar", "avx2", "avx512"),
                          [](const auto& i) { return std::string(i.param); });
 
