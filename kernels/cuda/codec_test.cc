@@ -260,8 +260,9 @@ TEST_F(CudaCodec, EncodesAndDecodesAsTheCpu) {
                 count.apart - count.far,
                 static_cast<double>(count.all) / static_cast<double>(std::max(count.apart, 1L)),
                 count.far);
-    if (w < 8) {
-      EXPECT_EQ(count.far, 0) << w;
+    EXPECT_EQ(count.far, 0) << w;
+    // Steps of 8 bits are near the bound; and a rate needs a sample.
+    if (w < 8 && count.all > 100000) {
       EXPECT_LT(count.apart * 500, count.all) << w;
     }
   }

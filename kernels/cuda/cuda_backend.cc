@@ -148,6 +148,7 @@ class CudaBackend final : public Backend {
 
   // Uploads, runs and collects the batch that was planned; then `staging` is on the host again.
   Status RunBatch() {
+    DYNA_RETURN_IF_ERROR(out_.Zero(stream_.get()));
     DYNA_RETURN_IF_ERROR(batch_.Upload(stream_.get()));
     DYNA_RETURN_IF_ERROR(batch_.Launch(stream_.get()));
     DYNA_RETURN_IF_ERROR(out_.Out(stream_.get()));

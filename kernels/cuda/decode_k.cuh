@@ -13,11 +13,8 @@ namespace dyna::cuda {
 
 // Shared memory: scales and offsets [d] of 8 bytes | places of runs | for dropped tokens: mean of
 // the rows f32 [d], and what it decodes to f32 [d] | rows for ropes that do not turn in registers,
-// f32 [4 warps][16][d] | B, where it is small enough | the tile.
+// f32 [4 warps][16][d] | the tile.
 constexpr int DecodeBytes(int d, bool exchange) { return 17 * d + (exchange ? 256 * d : 0); }
-
-// Bytes of B that a block keeps beside the tile: every warp reads all of it.
-constexpr int StagedBasisBytes(int d) { return d <= 128 ? 2 * d * d : 0; }
 
 // A lane's two tokens.
 struct LaneTokens {
@@ -104,19 +101,15 @@ __device__ inline void MeanOfDroppedK(const TileJob& job, const CodedTile& tile,
 // Output group G of 16 channels through the basis: x[i] of the lane's token i, four neighbouring
 // channels.
 template <int kGroups>
-__device__ inline void ProductOfGroup(const BasisCell& cell, const std::byte* staged,
-                                      const uint32_t (&y)[kGroups][4], int G, int lane,
-                                      float (&x)[2][4]) {
+__device__ inline void ProductOfGroup(const BasisCell& cell, const uint32_t (&y)[kGroups][4], int G,
+                                      int lane, float (&x)[2][4]) {
   float acc[2][4] = {};
+  // Through the cache: blocks of one cell run beside each other, and a copy in shared memory was
+  // slower.
+  const auto* b = reinterpret_cast<const uint4*>(cell.b) + G * kGroups * 32 + lane;
 #pragma unroll
   for (int k = 0; k < kGroups; ++k) {
-    const int at = (G * kGroups + k) * 32 + lane;
-    uint4 part;
-    if constexpr (StagedBasisBytes(16 * kGroups) > 0) {
-      part = reinterpret_cast<const uint4*>(staged)[at];
-    } else {
-      part = __ldg(reinterpret_cast<const uint4*>(cell.b) + at);
-    }
+    const uint4 part = __ldg(b + k * 32);
     MmaF16(acc[0], y[k], part.x, part.y);
     MmaF16(acc[1], y[k], part.z, part.w);
   }
@@ -151,13 +144,10 @@ __device__ inline void DecodeK(const TileJob& job, void* shared, std::byte* stag
   auto* scales = static_cast<float2*>(shared);
   auto* runs = reinterpret_cast<RunPlace*>(scales + kD);
   float* mean = reinterpret_cast<float*>(runs + kD / 8);
-  std::byte* const coded = staged + (job.change == Change::kBasis ? StagedBasisBytes(kD) : 0);
-  StageTile(job.tile.at, job.tile.bytes, coded);
-  if (job.change == Change::kBasis)
-    StageTile(reinterpret_cast<const std::byte*>(job.cell->b), StagedBasisBytes(kD), staged);
+  StageTile(job.tile.at, job.tile.bytes, staged);
   for (int i = threadIdx.x; i < kD / job.tile.run; i += kThreads) runs[i] = job.tile.runs[i];
   CodedTile tile = job.tile;
-  tile.at = coded;
+  tile.at = staged;
   tile.runs = runs;
   WaitForTile();
   __syncthreads();
@@ -184,7 +174,7 @@ __device__ inline void DecodeK(const TileJob& job, void* shared, std::byte* stag
 #pragma unroll 1
     for (int G = 0; G < kGroups; ++G) {
       float x[2][4];
-      ProductOfGroup<kGroups>(*job.cell, staged, y, G, lane, x);
+      ProductOfGroup<kGroups>(*job.cell, y, G, lane, x);
 #pragma unroll
       for (int i = 0; i < 2; ++i)
         *reinterpret_cast<float4*>(exchange + (8 * i + g) * kD + 16 * G + 4 * q) =
@@ -207,8 +197,8 @@ __device__ inline void DecodeK(const TileJob& job, void* shared, std::byte* stag
 #pragma unroll 1
       for (int G = 0; G < kGroups / 2; ++G) {
         float x[2][4], far[2][4];
-        ProductOfGroup<kGroups>(*job.cell, staged, y, G, lane, x);
-        ProductOfGroup<kGroups>(*job.cell, staged, y, G + kGroups / 2, lane, far);
+        ProductOfGroup<kGroups>(*job.cell, y, G, lane, x);
+        ProductOfGroup<kGroups>(*job.cell, y, G + kGroups / 2, lane, far);
 #pragma unroll
         for (int i = 0; i < 2; ++i)
           RotateHalves(job, at.token[i], 16 * G + 4 * q, false, x[i], far[i]);
@@ -220,7 +210,7 @@ __device__ inline void DecodeK(const TileJob& job, void* shared, std::byte* stag
 #pragma unroll 1
     for (int G = 0; G < kGroups; ++G) {
       float x[2][4];
-      ProductOfGroup<kGroups>(*job.cell, staged, y, G, lane, x);
+      ProductOfGroup<kGroups>(*job.cell, y, G, lane, x);
       if (job.table != nullptr) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) RotateNeighbours(job, at.token[i], 16 * G + 4 * q, false, x[i]);

@@ -35,7 +35,7 @@ bool LaunchCodedDecode(const TileJob* jobs, const TileCounts& count, const Launc
                        CUstream_st* stream) {
   constexpr int kD = 16 * kGroups;
   const int k_at = DecodeBytes(kD, needs.exchange), v_at = DecodeBytes(kD, false);
-  const int k_shared = k_at + needs.k_bytes + (needs.basis ? StagedBasisBytes(kD) : 0);
+  const int k_shared = k_at + needs.k_bytes;
   if (!AllowShared(DecodeTilesK<kGroups>, k_shared) ||
       !AllowShared(DecodeTilesV<kGroups>, v_at + needs.v_bytes))
     return false;

@@ -46,7 +46,6 @@ void DeviceBatch::Add(Groups* groups, int head_dim, Planned planned) {
                                   : head_dim % 32 == 0 && 2 * job.pairs == head_dim;
     if (!in_registers) group.needs.exchange = true;
   }
-  if (job.change == Change::kBasis) group.needs.basis = true;
   int& most = job.is_v != 0 ? group.needs.v_bytes : group.needs.k_bytes;
   if (job.op == TileOp::kCodedK || job.op == TileOp::kCodedV)
     most = std::max(most, static_cast<int>(job.tile.bytes));

@@ -32,6 +32,8 @@ class Staging {
   Status In(CUstream_st* stream) const {
     return CopyToDevice(device_.data(), host_.data(), used_, stream);
   }
+  // Nothing of what was there before comes back with what kernels write.
+  Status Zero(CUstream_st* stream) const { return ZeroDevice(device_.data(), used_, stream); }
   Status Out(CUstream_st* stream) const {
     return CopyToHost(host_.data(), device_.data(), used_, stream);
   }
