@@ -153,7 +153,8 @@ class Transcoder {
                       scratch_.x);
     Narrow(scratch_.x, env.d, now, plan);
     if (const float gain = codec::DemotionGain(bits, to); gain != 1)
-      for (int i = 0; i < env.d * kLanes; ++i) scratch_.x[i] *= gain;
+      for (int i = 0; i < env.d * kLanes; ++i)
+        scratch_.x[i] = codec::RoundF16(gain * scratch_.x[i]);
     ErrorSums sums;
     const QuantiseResult result = ops_.quantise_v(scratch_.x, env.d, to, rows, out.data(),
                                                   out.data() + GainBytes(to), v_exp, &sums);

@@ -73,6 +73,17 @@ __device__ inline void KeepPinnedV(const TileJob& job, const uint2 (&raw)[kGroup
   }
 }
 
+// z' that a narrower width is made of: its mean gain stays 1 (codec_math.h).
+__device__ inline uint2 Demoted(uint2 halves, float gain) {
+  if (gain == 1) return halves;
+  const auto both = [gain](uint32_t x) {
+    const auto low = static_cast<uint16_t>(x), high = static_cast<uint16_t>(x >> 16);
+    return uint32_t{codec::F32ToF16(gain * codec::F16ToF32(low))} |
+           uint32_t{codec::F32ToF16(gain * codec::F16ToF32(high))} << 16;
+  };
+  return make_uint2(both(halves.x), both(halves.y));
+}
+
 template <int kGroups>
 __device__ inline void EncodeV(const TileJob& job, void* shared, Found* found, int8_t* v_exp_out) {
   constexpr int kD = 16 * kGroups;
@@ -97,8 +108,10 @@ __device__ inline void EncodeV(const TileJob& job, void* shared, Found* found, i
       const float gain = GainOf(job.from, *job.from.v_exp, codec::TokenSlot(from));
 #pragma unroll
       for (int G = 0; G < kGroups; ++G)
-        raw[half][G] = DecodeQuad(CodeQuad(CodesOfV(job.from), kGroups, job.from.bits, from, G, q),
-                                  job.from.bits, gain);
+        raw[half][G] =
+            Demoted(DecodeQuad(CodeQuad(CodesOfV(job.from), kGroups, job.from.bits, from, G, q),
+                               job.from.bits, gain),
+                    codec::DemotionGain(job.from.bits, bits));
     } else if (job.dtype != DType::kF32) {
       LoadRaw<kGroups>(RowAt(job.rows, token[half]), q, raw[half]);
     }
