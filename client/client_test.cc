@@ -282,7 +282,8 @@ TEST_F(ClientTest, ARestartIsSurvived) {
   ASSERT_TRUE(context->Put(PutOf(DenseAll(base))).status.ok());
   const Lease before = LookupAll();
   daemon.DropConnections();
-  const Lease after = LookupAll();  // waits for the connection
+  while (!before.lost()) std::this_thread::yield();  // a call sent earlier would be cancelled
+  const Lease after = LookupAll();                   // waits for the connection
   ASSERT_EQ(after.run(), kBlocks);
   EXPECT_TRUE(before.lost());
   EXPECT_EQ(FetchTo(before, DenseAll(base + kBytes)).status.code(), StatusCode::kLeaseLost);

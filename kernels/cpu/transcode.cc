@@ -123,7 +123,8 @@ class Transcoder {
     const bool coded = (kind::IsLevel(now.k_kind) && kind::IsLevel(plan.k_kind)) ||
                        (IsPlain(now.k_kind) && IsPlain(plan.k_kind));
     if (!coded) {
-      if (kind::IsLevel(plan.k_kind) && job_.basis->info().frame == Frame::kPre)
+      const bool level = kind::IsLevel(plan.k_kind) || kind::IsLevel(now.k_kind);
+      if (level && job_.basis->info().frame == Frame::kPre)
         env->rope = rope_.Get(job_.rope, uint64_t{id_.block_index} * kBlockTokens);
       DecodeK(*env, now, id_.dtype, view_.pins(), scratch_.x);
       return EncodeK(*env, plan.k_kind, plan.live, view_.pins(), scratch_.x, out, error);

@@ -171,6 +171,17 @@ TEST_P(TranscodeTest, GainOfVStaysOneOverTheLadder) {
   }
 }
 
+// Plain kinds hold K as the engine has it: RoPE is redone on the way out of a `pre` basis.
+TEST_P(TranscodeTest, FromALevelToPlain4) {
+  AlignedBytes segment = Encode(Both(kind::Level(basis_->LevelOf(5)), kind::VBits(8)));
+  AlignedBytes plain(0);
+  ASSERT_TRUE(Transcode(segment, Both(kind::kPlain4, kind::VBits(8)), &plain).ok());
+  KvBuffer served = Decode(plain);
+  AlignedBytes direct = Encode(Both(kind::kPlain4, kind::VBits(8)));
+  KvBuffer once = Decode(direct);
+  EXPECT_LT(Error(served, false), 2 * Error(once, false) + .01);
+}
+
 TEST_P(TranscodeTest, NeverUp) {
   AlignedBytes out(0);
   const auto refused = [&](const std::vector<TilePlan>& from, const std::vector<TilePlan>& to,

@@ -113,7 +113,7 @@ def _policies() -> list[Setting]:
 
 
 def _quick() -> list[Setting]:
-    """What tests/run gates on, and no more."""
+    """Two rows, for a first look."""
     profile = profile_of(PROFILE)
     return [
         Setting("profile 6.0", 6.0, profile),
