@@ -42,14 +42,12 @@ void Narrow(uint64_t keep, uint64_t pins, bool masks, TilePlan* plan) {
   plan->live = keep;
 }
 
-// The kinds of `bits` where they are fewer than today's and can be reached from them.
+// The kinds of `bits` where they are fewer than today's.
 void TakeBits(double bits, const CellLadder& cell, const Basis* basis, int head, TilePlan* plan) {
   if (plan->k_kind == kind::kNone || plan->v_kind == kind::kNone) return;
   const uint8_t k = KKindFor(basis, head, bits), v = VKindFor(bits);
   if (cell.k_bytes[k & 31] < cell.k_bytes[plan->k_kind & 31]) plan->k_kind = k;
-  const bool reachable =
-      v != kind::VBits(1) || plan->v_kind == kind::kRaw || plan->v_kind == kind::VBits(8);
-  if (reachable && cell.v_bytes[v & 31] < cell.v_bytes[plan->v_kind & 31]) plan->v_kind = v;
+  if (cell.v_bytes[v & 31] < cell.v_bytes[plan->v_kind & 31]) plan->v_kind = v;
 }
 
 struct DropSegment {

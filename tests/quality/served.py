@@ -204,8 +204,11 @@ class Server:
             m = self._metrics()
             now = (m["dynacompress_charged_bytes"], m["dynacompress_price_log2"],
                    m["dynacompress_codec_seconds_total"])  # fmt: skip
-            reports = {k: v for k, v in m.items() if "reports_total" in k}
-            waiting = 2 * max(reports.values()) - sum(reports.values())  # received, not yet folded
+            received, folded, dropped = (
+                m[f'dynacompress_reports_total{{result="{what}"}}']
+                for what in ("received", "folded", "dropped")
+            )
+            waiting = received - folded - dropped
             equal = equal + 1 if now == last and waiting == 0 else 0
             last = now
             if equal >= SETTLED:
