@@ -31,6 +31,53 @@ __device__ inline void MeanOfDroppedV(const TileJob& job, const CodedTile& tile,
   __syncthreads();
 }
 
+// z' of a row by its code of 2 bits: low bytes of the four halves, and high bytes.
+struct CoarseTable {
+  uint32_t low, high;
+};
+__device__ inline CoarseTable TableOf(float gain) {
+  const uint32_t a = PackF16(gain * -1.5f, gain * -.5f), b = PackF16(gain * .5f, gain * 1.5f);
+  return {__byte_perm(a, b, 0x6420), __byte_perm(a, b, 0x7531)};
+}
+// Halves of two codes, which are bits 0, 1 and 8, 9 of `codes`.
+__device__ inline uint32_t LookUp(const CoarseTable& t, uint32_t codes) {
+  return __byte_perm(t.low, t.high, (codes & 0x0303u) * 0x11u + 0x4040u);
+}
+
+// H within each group of 16 of the lane's two rows: x[G] is [n-tile][row][2 columns].
+template <int kGroups, int kBits>
+__device__ inline void ProductOfCodes(const std::byte* codes, const int (&row)[2],
+                                      const float (&gain)[2], int g, int q,
+                                      float (&x)[kGroups][8]) {
+  uint32_t b[2][2];
+  HadamardOperandB(g, q, 0, 0x3c00u, b[0]);
+  HadamardOperandB(g, q, 1, 0x3c00u, b[1]);
+  const CoarseTable table[2] = {TableOf(gain[0]), TableOf(gain[1])};  // of 2 bits
+#pragma unroll
+  for (int G = 0; G < kGroups; ++G) {
+    uint32_t a[4];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      if constexpr (kBits == 2) {
+        const int r = row[i];
+        const auto four = static_cast<uint32_t>(codes[32 * ((r >> 3) * kGroups + G) + 4 * (r & 6) +
+                                                      4 * (q >> 1) + 2 * (r & 1) + (q & 1)]);
+        a[i] = LookUp(table[i], four | four << 6);
+        a[2 + i] = LookUp(table[i], four >> 4 | four << 2);
+      } else {
+        const uint2 z = DecodeQuad(CodeQuad(codes, kGroups, kBits, row[i], G, q), kBits, gain[i]);
+        a[i] = z.x;
+        a[2 + i] = z.y;
+      }
+    }
+    float acc[2][4] = {};
+    MmaF16(acc[0], a, b[0][0], b[0][1]);
+    MmaF16(acc[1], a, b[1][0], b[1][1]);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) x[G][i] = acc[i / 4][i % 4];
+  }
+}
+
 template <int kGroups>
 __device__ inline void DecodeV(const TileJob& job, void* shared, std::byte* staged) {
   constexpr int kD = 16 * kGroups;
@@ -50,25 +97,11 @@ __device__ inline void DecodeV(const TileJob& job, void* shared, std::byte* stag
   __syncthreads();
   const LaneTokens at = TokensOfLane(job, warp, g);
   const float gain[2] = {gains[at.row[0]], gains[at.row[1]]};
-  uint32_t b[2][2];
-  HadamardOperandB(g, q, 0, b[0]);
-  HadamardOperandB(g, q, 1, b[1]);
-  float x[kGroups][8] = {};  // [e][token][2 columns], as the accumulators are
-#pragma unroll
-  for (int G = 0; G < kGroups; ++G) {
-    uint32_t a[4];
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const uint2 z = DecodeQuad(CodeQuad(codes, kGroups, bits, at.row[i], G, q), bits, gain[i]);
-      a[i] = z.x;
-      a[2 + i] = z.y;
-    }
-    float acc[2][4] = {};
-    MmaF16(acc[0], a, b[0][0], b[0][1]);
-    MmaF16(acc[1], a, b[1][0], b[1][1]);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) x[G][i] = acc[i / 4][i % 4];
-  }
+  float x[kGroups][8];
+  if (bits == 1) ProductOfCodes<kGroups, 1>(codes, at.row, gain, g, q, x);
+  if (bits == 2) ProductOfCodes<kGroups, 2>(codes, at.row, gain, g, q, x);
+  if (bits == 4) ProductOfCodes<kGroups, 4>(codes, at.row, gain, g, q, x);
+  if (bits == 8) ProductOfCodes<kGroups, 8>(codes, at.row, gain, g, q, x);
   HadamardGroups<kGroups, 8>(x);
 #pragma unroll
   for (int i = 0; i < 2; ++i) {

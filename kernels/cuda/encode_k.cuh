@@ -3,28 +3,9 @@
 // accumulators hold. Kinds without a basis are the same with the identity, which is exact.
 #pragma once
 
-#include "kernels/cuda/dequantise.cuh"
-#include "kernels/cuda/fragment.h"
-#include "kernels/cuda/quantise_k.cuh"
-#include "kernels/cuda/rope.cuh"
-#include "kernels/cuda/rows.cuh"
+#include "kernels/cuda/operands_k.cuh"
 
 namespace dyna::cuda {
-
-// Shared memory of a K tile: operands f16 [d / 16][4 warps][32 lanes][4 words] | codes, bytes
-// [d][64 slots] | m and scales as in the tile | rows for ropes that do not turn in registers.
-struct KSpace {
-  uint4* operand;
-  std::byte* codes;
-  std::byte* head;
-  float* exchange;  // [4 warps][8][d]
-};
-__device__ inline KSpace SpaceOfK(void* shared, int d) {
-  auto* at = static_cast<std::byte*>(shared);
-  return {reinterpret_cast<uint4*>(at), at + 128 * d, at + 192 * d,
-          reinterpret_cast<float*>(at + 196 * d + 64)};
-}
-constexpr int EncodeKBytes(int d, bool exchange) { return 196 * d + 64 + (exchange ? 128 * d : 0); }
 
 // Operand A of the identity over 16 channels, where k stands for a row's or a plane's channel.
 __device__ inline void IdentityOperand(int g, int q, bool planes, uint32_t (&a)[4]) {
@@ -34,148 +15,6 @@ __device__ inline void IdentityOperand(int g, int q, bool planes, uint32_t (&a)[
     const int c0 = planes ? PlaneChannel(q, k) : RowChannel(q, k);
     const int c1 = planes ? PlaneChannel(q, k + 1) : RowChannel(q, k + 1);
     a[i] = (row == c0 ? 0x3c00u : 0) | (row == c1 ? 0x3c000000u : 0);
-  }
-}
-
-// x of one row as the operand's words; takes the row's own channels of x from x[][].
-template <int kGroups>
-__device__ inline void PrepareRow(const TileJob& job, int t, int g, int q, float* exchange,
-                                  float (&x)[kGroups][4]) {
-  if (job.table != nullptr) {
-    if (TurnsInRegisters<kGroups>(job)) {
-      RotateInRegisters<kGroups>(job, t, q, true, x);
-    } else {
-      float* row = exchange + g * 16 * kGroups;
-      __syncwarp();
-#pragma unroll
-      for (int G = 0; G < kGroups; ++G)
-#pragma unroll
-        for (int i = 0; i < 4; ++i) row[16 * G + 4 * q + i] = x[G][i];
-      __syncwarp();
-#pragma unroll
-      for (int G = 0; G < kGroups; ++G)
-#pragma unroll
-        for (int i = 0; i < 4; ++i) x[G][i] = RotateThrough(job, t, 16 * G + 4 * q + i, true, row);
-    }
-  }
-  if (job.change == Change::kBasis) {
-#pragma unroll
-    for (int G = 0; G < kGroups; ++G) {
-      const float4 mu = __ldg(reinterpret_cast<const float4*>(job.cell->mu + 16 * G + 4 * q));
-      x[G][0] -= mu.x, x[G][1] -= mu.y, x[G][2] -= mu.z, x[G][3] -= mu.w;
-    }
-  }
-}
-
-template <int kGroups>
-__device__ inline void LoadRaw(const std::byte* row, int q, uint2 (&raw)[kGroups]) {
-#pragma unroll
-  for (int G = 0; G < kGroups; ++G)
-    raw[G] = __ldcs(reinterpret_cast<const uint2*>(row + 32 * G + 8 * q));
-}
-
-// Sum over rows that count of x and of x^2, into shared memory (for the energy of x).
-template <int kGroups>
-__device__ inline void AddEnergy(const float (&x)[kGroups][4], bool counts, int q, int lane,
-                                 float* column, Found* found) {
-  float square = 0;
-#pragma unroll
-  for (int G = 0; G < kGroups; ++G) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      float v = counts ? x[G][i] : 0.0f;
-      square = __fmaf_rn(v, v, square);
-      v += Xor(v, 4);
-      v += Xor(v, 8);
-      v += Xor(v, 16);
-      if (lane < 4) atomicAdd(&column[16 * G + 4 * q + i], v);
-    }
-  }
-  square = WarpSum(square);
-  if (lane == 0) atomicAdd(&found->x_energy, square);
-}
-
-// Rows from full precision -> operands.
-template <int kGroups>
-__device__ inline void OperandsOfRows(const TileJob& job, const KSpace& space, float* column,
-                                      Found* found) {
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
-  const int rows = __popcll(job.live);
-  const bool narrow = job.dtype != DType::kF32;
-  uint2 raw[2][kGroups];
-  int token[2];
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {  // both rows on their way before the first is used
-    const int r = 16 * warp + 8 * half + g;
-    token[half] = r < rows ? TokenOfRow(job.live, r) : 64;
-#pragma unroll
-    for (int G = 0; G < kGroups; ++G) raw[half][G] = make_uint2(0, 0);
-    if (narrow && token[half] < 64) LoadRaw<kGroups>(RowAt(job.rows, token[half]), q, raw[half]);
-  }
-  uint2 word[2][kGroups];
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int t = token[half], r = 16 * warp + 8 * half + g;
-    float x[kGroups][4];
-    if (job.dtype == DType::kBf16) {
-#pragma unroll
-      for (int G = 0; G < kGroups; ++G) Widen(raw[half][G], DType::kBf16, x[G]);
-    } else if (job.dtype == DType::kF16) {
-#pragma unroll
-      for (int G = 0; G < kGroups; ++G) Widen(raw[half][G], DType::kF16, x[G]);
-    } else {
-      const std::byte* row = RowAt(job.rows, t < 64 ? t : 0);
-#pragma unroll
-      for (int G = 0; G < kGroups; ++G) Load4(row, DType::kF32, 16 * G + 4 * q, x[G]);
-    }
-    if (t < 64 && (job.pinned >> t & 1) != 0) {
-#pragma unroll
-      for (int G = 0; G < kGroups; ++G) {
-        if (!Finite4(x[G])) FoundBadToken(found, t);
-        if (job.pins != nullptr) Store4(PinAt(job, t), job.dtype, 16 * G + 4 * q, x[G]);
-      }
-    }
-    PrepareRow<kGroups>(job, t < 64 ? t : 0, g, q, space.exchange + warp * 128 * kGroups, x);
-    if (job.measure_x != 0)
-      AddEnergy<kGroups>(x, (job.counted >> r & 1) != 0, q, lane, column, found);
-#pragma unroll
-    for (int G = 0; G < kGroups; ++G)
-      word[half][G] = t < 64 ? make_uint2(PackF16(x[G][0], x[G][1]), PackF16(x[G][2], x[G][3]))
-                             : make_uint2(0, 0);
-  }
-#pragma unroll
-  for (int G = 0; G < kGroups; ++G)
-    space.operand[(G * 4 + warp) * 32 + lane] =
-        make_uint4(word[0][G].x, word[0][G].y, word[1][G].x, word[1][G].y);
-}
-
-// Rows of a wider tile -> operands, whose k stand for planes' channels.
-template <int kGroups>
-__device__ inline void OperandsOfTile(const TileJob& job, const KSpace& space, float2* scales) {
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
-  constexpr int kD = 16 * kGroups;
-  for (int c = threadIdx.x; c < kD; c += kThreads) scales[c] = ScaleOf(job.from, c);
-  __syncthreads();
-  const int rows = __popcll(job.live);
-  int slot[2];
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int r = 16 * warp + 8 * half + g;
-    const int from = r < rows ? TokenOfRow(job.narrow, r) : 64;
-    slot[half] = from < 64 ? codec::TokenSlot(from) : -1;
-  }
-#pragma unroll 2
-  for (int G = 0; G < kGroups; ++G) {
-    uint32_t word[4];
-    const float4 low = *reinterpret_cast<const float4*>(&scales[16 * G + 2 * q]);
-    const float4 high = *reinterpret_cast<const float4*>(&scales[16 * G + 8 + 2 * q]);
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const CodePairs pairs = PairsOf(job.from, job.from.runs, G, q, max(slot[half], 0));
-      word[2 * half] = slot[half] < 0 ? 0 : DecodePair(pairs.a, low);
-      word[2 * half + 1] = slot[half] < 0 ? 0 : DecodePair(pairs.b, high);
-    }
-    space.operand[(G * 4 + warp) * 32 + lane] = make_uint4(word[0], word[1], word[2], word[3]);
   }
 }
 
@@ -240,11 +79,83 @@ __device__ inline void PackPlanes(const CodedTile& tile, const std::byte* codes,
   }
 }
 
+__device__ inline void LoadOctet(const uint4* y, int lane, uint32_t (&h)[8]) {
+  const uint4 a = y[lane], b = y[32 + lane];
+  h[0] = a.x, h[1] = a.y, h[2] = a.z, h[3] = a.w;
+  h[4] = b.x, h[5] = b.y, h[6] = b.z, h[7] = b.w;
+}
+
+// The groups of 16 channels that a warp has at once: one from each end, as wide runs come first.
+struct WarpGroups {
+  int first, last;
+  // First channel of the u-th octet.
+  __device__ int Octet(int u) const { return 16 * (u < 2 ? first : last) + 8 * (u & 1); }
+};
+
+// Octets of a warp the exact way, those with a lane in `unsure`; what each lane made of its
+// channel.
+static __device__ __noinline__ ChannelScale RedoOctets(const TileJob& job, const uint4* y,
+                                                       WarpGroups groups, uint32_t unsure,
+                                                       Found* found) {
+  const int lane = threadIdx.x % 32, q = lane % 4;
+  const LaneRows rows = RowsOfLane(job.counted, q);
+  ChannelSums mine{};
+  int my_width = 0;
+#pragma unroll 1
+  for (int u = 0; u < 4; ++u) {
+    if ((unsure & 0x11111111u << u) == 0) continue;
+    const int width = job.tile.runs[groups.Octet(u) / job.tile.run].width;
+    uint32_t h[8];
+    LoadOctet(y + 64 * u, lane, h);
+    uint4 same;  // codes do not depend on how the sums are made
+    const ChannelSums sums = CodeChannel<false>(h, width, rows, job.live, q, &same, found);
+    if (u == q) {
+      mine = sums;
+      my_width = width;
+    }
+  }
+  if ((unsure >> lane & 1) == 0) return {};
+  return FinishChannel(mine, my_width, rows.rows, found);
+}
+
+// acc[m] = A of the m-th group, times all rows.
+template <int kGroups, int kAtOnce>
+__device__ inline void ProductOfGroups(const uint4* a_at, const uint4* operand,
+                                       const WarpGroups& groups, int lane,
+                                       float (&acc)[kAtOnce][8][4]) {
+  const uint4* at[kAtOnce];
+  uint4 next[kAtOnce];
+#pragma unroll
+  for (int m = 0; m < kAtOnce; ++m) {
+    at[m] = a_at + (m == 0 ? groups.first : groups.last) * kGroups * 32 + lane;
+    next[m] = __ldg(at[m]);
+  }
+#pragma unroll 1
+  for (int k = 0; k < kGroups; ++k) {
+    uint4 b[4];
+#pragma unroll
+    for (int w = 0; w < 4; ++w) b[w] = operand[(k * 4 + w) * 32 + lane];
+    uint32_t a[kAtOnce][4];
+#pragma unroll
+    for (int m = 0; m < kAtOnce; ++m) {  // a step ahead
+      a[m][0] = next[m].x, a[m][1] = next[m].y, a[m][2] = next[m].z, a[m][3] = next[m].w;
+      at[m] += k + 1 < kGroups ? 32 : 0;
+      next[m] = __ldg(at[m]);
+    }
+#pragma unroll
+    for (int w = 0; w < 4; ++w)
+#pragma unroll
+      for (int m = 0; m < kAtOnce; ++m) {
+        MmaF16(acc[m][2 * w], a[m], b[w].x, b[w].y);
+        MmaF16(acc[m][2 * w + 1], a[m], b[w].z, b[w].w);
+      }
+  }
+}
+
 template <int kGroups>
-__device__ inline void EncodeK(const TileJob& job, void* shared, float* column, Found* found) {
+__device__ inline void EncodeK(const TileJob& job, void* shared, float* columns, Found* found) {
   constexpr int kD = 16 * kGroups;
-  // Channels of 16 that a warp has in its accumulators at a time.
-  constexpr int kAtOnce = kGroups >= 8 ? 2 : 1;
+  constexpr int kAtOnce = GroupsAtOnce(kD);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
   const KSpace space = SpaceOfK(shared, kD);
   const bool planes = job.from.at != nullptr;
@@ -256,78 +167,69 @@ __device__ inline void EncodeK(const TileJob& job, void* shared, float* column, 
     OperandsOfTile<kGroups>(job, space, reinterpret_cast<float2*>(space.codes));
   } else {
     if (job.live != ~uint64_t{0} && job.values == 0) CheckDropped(job, kD, found);
-    OperandsOfRows<kGroups>(job, space, column, found);
+    OperandsOfRows<kGroups>(job, space, columns, found);
   }
   __syncthreads();
   const LaneRows rows = RowsOfLane(job.counted, q);
   float energy = 0, error = 0;
   uint32_t identity[4];
   IdentityOperand(g, q, planes, identity);
-  for (int first = warp * kAtOnce; first < kGroups; first += 4 * kAtOnce) {
+  for (int first = warp; first < kGroups / kAtOnce; first += 4) {
+    const WarpGroups groups{first, kGroups - 1 - first};
     float acc[kAtOnce][8][4] = {};
-    const auto* a_at = reinterpret_cast<const uint4*>(job.cell == nullptr ? nullptr : job.cell->a);
-    const int k0 = job.change == Change::kBasis ? 0 : first;
-    const int k1 = job.change == Change::kBasis ? kGroups : min(first + kAtOnce, kGroups);
-#pragma unroll 1
-    for (int k = k0; k < k1; ++k) {
-      uint4 b[4];
+    if (job.change == Change::kBasis) {
+      ProductOfGroups<kGroups, kAtOnce>(reinterpret_cast<const uint4*>(job.cell->a), space.operand,
+                                        groups, lane, acc);
+    } else {
 #pragma unroll
-      for (int w = 0; w < 4; ++w) b[w] = space.operand[(k * 4 + w) * 32 + lane];
-#pragma unroll
-      for (int m = 0; m < kAtOnce; ++m) {
-        if (first + m >= kGroups) continue;
-        uint32_t a[4];
-        if (job.change == Change::kBasis) {
-          const uint4 part = __ldg(a_at + ((first + m) * kGroups + k) * 32 + lane);
-          a[0] = part.x, a[1] = part.y, a[2] = part.z, a[3] = part.w;
-        } else {
-          if (k != first + m) continue;
-          a[0] = identity[0], a[1] = identity[1], a[2] = identity[2], a[3] = identity[3];
-        }
+      for (int m = 0; m < kAtOnce; ++m)
 #pragma unroll
         for (int w = 0; w < 4; ++w) {
-          MmaF16(acc[m][2 * w], a, b[w].x, b[w].y);
-          MmaF16(acc[m][2 * w + 1], a, b[w].z, b[w].w);
+          const uint4 b =
+              space.operand[((m == 0 ? groups.first : groups.last) * 4 + w) * 32 + lane];
+          MmaF16(acc[m][2 * w], identity, b.x, b.y);
+          MmaF16(acc[m][2 * w + 1], identity, b.z, b.w);
         }
-      }
     }
-    // Packed, then one channel at a time by one copy of the quantiser.
-    uint32_t packed[2 * kAtOnce][8];
+    // y through memory, so that one copy of the quantiser does for all octets.
+    if constexpr (SharesOperands(kD)) __syncthreads();
+    uint4* y = space.y + 128 * kAtOnce * warp;
 #pragma unroll
     for (int m = 0; m < kAtOnce; ++m)
 #pragma unroll
-      for (int i = 0; i < 8; ++i)
-#pragma unroll
-        for (int row = 0; row < 2; ++row) {
-          const int j = i / 4, n = 2 * (i % 4);
-          packed[2 * m + row][i] = PackF16(acc[m][n][2 * row + j], acc[m][n + 1][2 * row + j]);
-        }
-    ChannelSums mine{};
-#pragma unroll 1
-    for (int u = 0; u < 2 * kAtOnce && first + u / 2 < kGroups; ++u) {
-      uint32_t h[8];
-#pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        h[i] = packed[0][i];
-#pragma unroll
-        for (int other = 1; other < 2 * kAtOnce; ++other)
-          h[i] = u == other ? packed[other][i] : h[i];
+      for (int i = 0; i < 4; ++i) {  // i: 2 octet + j
+        const int e = 2 * (i / 2) + i % 2;
+        y[64 * (2 * m + i / 2) + 32 * (i % 2) + lane] =
+            make_uint4(PackF16(acc[m][0][e], acc[m][1][e]), PackF16(acc[m][2][e], acc[m][3][e]),
+                       PackF16(acc[m][4][e], acc[m][5][e]), PackF16(acc[m][6][e], acc[m][7][e]));
       }
-      const int c = 16 * first + 8 * u + g;
+#pragma unroll 1
+    for (int u = 0; u < 2 * kAtOnce; ++u) {
+      uint32_t h[8];
+      LoadOctet(y + 64 * u, lane, h);
+      const int c = groups.Octet(u);
       const int width = job.tile.runs[c / job.tile.run].width;
       uint4 codes;
-      const ChannelSums sums = rows.all
-                                   ? CodeChannel<true>(h, width, rows, job.live, q, &codes, found)
-                                   : CodeChannel<false>(h, width, rows, job.live, q, &codes, found);
-      *reinterpret_cast<uint4*>(space.codes + 64 * c + 16 * q) = codes;
-      if (u == q) mine = sums;
+      if (rows.all) {
+        CodeOctet<true>(h, width, rows, g, q, &codes, space.sums + c);
+      } else {
+        CodeOctet<false>(h, width, rows, g, q, &codes, space.sums + c);
+      }
+      *reinterpret_cast<uint4*>(space.codes + 64 * (c + g) + 16 * q) = codes;
     }
     __syncwarp();
     // The quad's lanes finish a channel each.
-    const int c = 16 * first + 8 * q + g;
-    if (q < 2 * kAtOnce && c < kD) {
-      const RunPlace place = job.tile.runs[c / job.tile.run];
-      const ChannelScale s = FinishChannel(mine, place.width, rows.rows, found);
+    const int c = groups.Octet(q) + g;
+    const bool mine = q < 2 * kAtOnce;
+    const RunPlace place = job.tile.runs[mine ? c / job.tile.run : 0];
+    ChannelScale s;
+    const bool sure = !mine || QuickFinish(space.sums[c], place.width, rows.rows, &s);
+    const uint32_t unsure = __ballot_sync(0xffffffffu, !sure);
+    if (unsure != 0) {
+      const ChannelScale exact = RedoOctets(job, y, groups, unsure, found);
+      if (!sure) s = exact;
+    }
+    if (mine) {
       if (s.clear) {
 #pragma unroll
         for (int i = 0; i < 4; ++i)
@@ -357,8 +259,11 @@ __device__ inline void EncodeK(const TileJob& job, void* shared, float* column, 
   if (job.measure_x != 0) {  // energy = sum x^2 - n sum of squared means
     const float n = static_cast<float>(rows.rows);
     float less = 0;
-    for (int c = threadIdx.x; c < kD; c += kThreads)
-      less += n > 0 ? column[c] * column[c] / n : 0.0f;
+    for (int c = threadIdx.x; c < kD; c += kThreads) {
+      const float sum =
+          (columns[c] + columns[kD + c]) + (columns[2 * kD + c] + columns[3 * kD + c]);
+      less += n > 0 ? sum * sum / n : 0.0f;
+    }
     less = WarpSum(less);
     if (lane == 0) atomicAdd(&found->x_energy, -less);
   }

@@ -10,19 +10,18 @@
 namespace dyna::cuda {
 
 template <int kGroups>
-__global__ void __launch_bounds__(kThreads, kGroups <= 8 ? 4 : 2)
+__global__ void __launch_bounds__(kThreads, kGroups <= 8 ? 5 : 2)
     EncodeTilesK(const TileJob* jobs, TileResult* results) {
   constexpr int kD = 16 * kGroups;
   extern __shared__ uint4 shared[];
   __shared__ __align__(16) unsigned char job_bytes[sizeof(TileJob)];
   __shared__ Found found;
-  __shared__ float column[kD];
+  __shared__ float columns[4 * kD];
   TileJob& job = *reinterpret_cast<TileJob*>(job_bytes);
   CopyJob(jobs + blockIdx.x, &job);
   if (threadIdx.x == 0) found = {};
-  for (int c = threadIdx.x; c < kD; c += kThreads) column[c] = 0;
   __syncthreads();
-  EncodeK<kGroups>(job, shared, column, &found);
+  EncodeK<kGroups>(job, shared, columns, &found);
   __syncthreads();
   if (threadIdx.x == 0)
     results[job.result] = {found.flags, found.bad_token, found.energy,
@@ -30,7 +29,7 @@ __global__ void __launch_bounds__(kThreads, kGroups <= 8 ? 4 : 2)
 }
 
 template <int kGroups>
-__global__ void __launch_bounds__(kThreads, kGroups <= 8 ? 4 : 2)
+__global__ void __launch_bounds__(kThreads, kGroups <= 8 ? 5 : 2)
     EncodeTilesV(const TileJob* jobs, TileResult* results) {
   extern __shared__ uint4 shared[];
   __shared__ __align__(16) unsigned char job_bytes[sizeof(TileJob)];
@@ -54,7 +53,9 @@ bool LaunchCodedEncode(const TileJob* jobs, const TileCounts& count, const Launc
                        TileResult* results, CUstream_st* stream) {
   constexpr int kD = 16 * kGroups;
   const int bytes = EncodeKBytes(kD, needs.exchange);
-  if (!AllowShared(EncodeTilesK<kGroups>, bytes)) return false;
+  if (!AllowShared(EncodeTilesK<kGroups>, bytes) ||
+      !AllowShared(EncodeTilesV<kGroups>, EncodeVBytes(kD)))
+    return false;
   if (count.k > 0) EncodeTilesK<kGroups><<<count.k, kThreads, bytes, stream>>>(jobs, results);
   if (count.v > 0)
     EncodeTilesV<kGroups><<<count.v, kThreads, EncodeVBytes(kD), stream>>>(jobs + count.k, results);

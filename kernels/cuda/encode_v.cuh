@@ -1,60 +1,85 @@
-// V of one tile into its bytes, by one thread block: each warp takes two n-tiles of 8 rows from
-// memory straight into matrix operands, rotates, quantises, and packs through a strip of shared
-// memory of its own.
+// V of one tile into its bytes, by one thread block: each warp takes 16 rows from memory straight
+// into matrix operands, rotates, quantises, and packs through a strip of shared memory of its own.
 #pragma once
 
 #include "kernels/cuda/dequantise.cuh"
-#include "kernels/cuda/encode_k.cuh"
 #include "kernels/cuda/hadamard.cuh"
 #include "kernels/cuda/quantise_v.cuh"
 #include "kernels/cuda/rows.cuh"
 
 namespace dyna::cuda {
 
-constexpr int CodeStrideV(int d) { return d + 8; }  // in pairs of bytes; off the banks' period
-constexpr int EncodeVBytes(int d) { return 4 * 4 * 2 * CodeStrideV(d); }
-
-// Rotated values of 8 rows from the operand's words, in the layout of quantise_v.h.
 template <int kGroups>
-__device__ inline void RotateRows(const TileJob& job, const uint2 (&raw)[kGroups],
-                                  const std::byte* wide_row, int g, int q,
-                                  uint32_t (&z)[kGroups][2], bool* finite) {
-  float acc[kGroups][4] = {};
-  uint32_t a[4];
-  if (job.change != Change::kHadamard) {  // z itself, in f16
-    IdentityOperand(g, q, false, a);
+__device__ inline void LoadRaw(const std::byte* row, int q, uint2 (&raw)[kGroups]) {
 #pragma unroll
-    for (int G = 0; G < kGroups; ++G) MmaF16(acc[G], a, raw[G].x, raw[G].y);
+  for (int G = 0; G < kGroups; ++G)
+    raw[G] = __ldcs(reinterpret_cast<const uint2*>(row + 32 * G + 8 * q));
+}
+
+// Shared memory of a V tile: cells of 8 bits, [4 warps][2][d / 16][128 bytes] | rows that are done
+// the exact way, halves [64][d] | their sums [64].
+constexpr int EncodeVBytes(int d) { return 64 * d + 128 * d + 64 * 16; }
+
+// Rotated values of the lane's two rows from their words. wide: the rows of an f32 source, or null.
+template <int kGroups>
+__device__ inline void RotateRows(const TileJob& job, const uint2 (&raw)[2][kGroups],
+                                  const std::byte* const (&wide)[2], int g, int q,
+                                  uint32_t (&z)[2][kGroups][2], bool (&finite)[2]) {
+  if (job.change != Change::kHadamard) {  // z itself, in f16
+#pragma unroll
+    for (int i = 0; i < 2 * kGroups; ++i) {
+      z[i / kGroups][i % kGroups][0] = raw[i / kGroups][i % kGroups].x;
+      z[i / kGroups][i % kGroups][1] = raw[i / kGroups][i % kGroups].y;
+    }
+    return;
+  }
+  uint32_t b[2][2];
+  HadamardOperandB(g, q, 0, 0x3f80u, b[0]);
+  HadamardOperandB(g, q, 1, 0x3f80u, b[1]);
+  float x[kGroups][8] = {};  // [n-tile][row][2 columns], as the accumulators are
+  const auto add = [&](int G, const uint2& first, const uint2& second) {
+    const uint32_t a[4] = {first.x, second.x, first.y, second.y};
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      float acc[4] = {x[G][4 * e], x[G][4 * e + 1], x[G][4 * e + 2], x[G][4 * e + 3]};
+      MmaBf16(acc, a, b[e][0], b[e][1]);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) x[G][4 * e + i] = acc[i];
+    }
+  };
+  if (job.dtype == DType::kBf16) {
+#pragma unroll
+    for (int G = 0; G < kGroups; ++G) add(G, raw[0][G], raw[1][G]);
   } else {
-    HadamardOperandA(g, q, 0x3f80u, a);
+    // Two bf16 carry the 11 bits of an f16, and all that the result keeps of an f32.
 #pragma unroll
     for (int G = 0; G < kGroups; ++G) {
-      if (job.dtype == DType::kBf16) {
-        MmaBf16(acc[G], a, raw[G].x, raw[G].y);
-        continue;
-      }
-      // Two bf16 carry the 11 bits of an f16, and all that the result keeps of an f32.
-      float x[4];
-      if (job.dtype == DType::kF16) {
-        Widen(raw[G], DType::kF16, x);
-      } else if (wide_row != nullptr) {
-        Load4(wide_row, DType::kF32, 16 * G + 4 * q, x);
-      } else {
-        x[0] = x[1] = x[2] = x[3] = 0;
-      }
-      *finite = *finite && Finite4(x);
-      const uint32_t h0 = PackBf16(x[0], x[1]), h1 = PackBf16(x[2], x[3]);
-      MmaBf16(acc[G], a, h0, h1);
-      MmaBf16(acc[G], a, PackBf16(x[0] - LowBf16(h0), x[1] - HighBf16(h0)),
-              PackBf16(x[2] - LowBf16(h1), x[3] - HighBf16(h1)));
-    }
-    HadamardGroups<kGroups, 4>(acc);
-  }
+      uint2 high[2], low[2];
 #pragma unroll
-  for (int G = 0; G < kGroups; ++G) {
-    z[G][0] = PackF16(acc[G][0], acc[G][1]);
-    z[G][1] = PackF16(acc[G][2], acc[G][3]);
+      for (int row = 0; row < 2; ++row) {
+        float v[4] = {0, 0, 0, 0};
+        if (job.dtype == DType::kF16) {
+          Widen(raw[row][G], DType::kF16, v);
+        } else if (wide[row] != nullptr) {
+          Load4(wide[row], DType::kF32, 16 * G + 4 * q, v);
+        }
+        finite[row] = finite[row] && Finite4(v);
+        high[row] = make_uint2(PackBf16(v[0], v[1]), PackBf16(v[2], v[3]));
+        low[row] = make_uint2(PackBf16(v[0] - LowBf16(high[row].x), v[1] - HighBf16(high[row].x)),
+                              PackBf16(v[2] - LowBf16(high[row].y), v[3] - HighBf16(high[row].y)));
+      }
+      add(G, high[0], high[1]);
+      add(G, low[0], low[1]);
+    }
   }
+  HadamardGroups<kGroups, 8>(x);
+#pragma unroll
+  for (int G = 0; G < kGroups; ++G)
+#pragma unroll
+    for (int row = 0; row < 2; ++row) {
+      z[row][G][0] = PackF16(x[G][2 * row], x[G][2 * row + 1]);
+      z[row][G][1] = PackF16(x[G][4 + 2 * row], x[G][5 + 2 * row]);
+    }
 }
 
 template <int kGroups>
@@ -84,78 +109,96 @@ __device__ inline uint2 Demoted(uint2 halves, float gain) {
   return make_uint2(both(halves.x), both(halves.y));
 }
 
+// The lane's two rows of 16 bits, or of a wider tile; token: 64 where there is no row.
+template <int kGroups>
+__device__ inline void LoadRowsV(const TileJob& job, const int (&token)[2], int row0, int q,
+                                 uint2 (&raw)[2][kGroups]) {
+#pragma unroll
+  for (int row = 0; row < 2; ++row) {
+#pragma unroll
+    for (int G = 0; G < kGroups; ++G) raw[row][G] = make_uint2(0, 0);
+    if (token[row] == 64) continue;
+    if (job.from.at != nullptr) {
+      const int from = TokenOfRow(job.narrow, row0 + 8 * row);
+      const float gain = GainOf(job.from, *job.from.v_exp, codec::TokenSlot(from));
+      const float up = codec::DemotionGain(job.from.bits, job.tile.bits);
+#pragma unroll
+      for (int G = 0; G < kGroups; ++G)
+        raw[row][G] =
+            Demoted(DecodeQuad(CodeQuad(CodesOfV(job.from), kGroups, job.from.bits, from, G, q),
+                               job.from.bits, gain),
+                    up);
+    } else if (job.dtype != DType::kF32) {
+      LoadRaw<kGroups>(RowAt(job.rows, token[row]), q, raw[row]);
+    }
+  }
+}
+
 template <int kGroups>
 __device__ inline void EncodeV(const TileJob& job, void* shared, Found* found, int8_t* v_exp_out) {
   constexpr int kD = 16 * kGroups;
   __shared__ float gain_of[64], most_gain[4];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
-  const int bits = job.tile.bits, rows = __popcll(job.live);
-  auto* codes = static_cast<uint16_t*>(shared) + warp * 4 * CodeStrideV(kD);
-  std::byte* words = job.tile.at + (bits == 8 ? 128 : 64);
+  const int bits = job.tile.bits, rows = __popcll(job.live), row0 = 16 * warp + g;
+  auto* cells = static_cast<std::byte*>(shared) + warp * 16 * kD;
+  auto* kept = reinterpret_cast<uint2*>(static_cast<std::byte*>(shared) + 64 * kD + warp * 32 * kD);
+  auto* exact = reinterpret_cast<RowSums*>(static_cast<std::byte*>(shared) + 192 * kD) + 16 * warp;
   if (job.from.at == nullptr && job.live != ~uint64_t{0} && job.values == 0)
     CheckDropped(job, kD, found);
-  uint2 raw[2][kGroups];
   int token[2];
+  bool counts[2];
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int r = 16 * warp + 8 * half + g;
-    token[half] = r < rows ? TokenOfRow(job.live, r) : 64;
+  for (int row = 0; row < 2; ++row) {
+    const int r = row0 + 8 * row;
+    token[row] = r < rows ? TokenOfRow(job.live, r) : 64;
+    counts[row] = (job.counted >> r & 1) != 0;
+  }
+  uint32_t z[2][kGroups][2];
+  {
+    uint2 raw[2][kGroups];
+    LoadRowsV<kGroups>(job, token, row0, q, raw);
+    const std::byte* wide[2];
+    bool finite[2] = {true, true};
 #pragma unroll
-    for (int G = 0; G < kGroups; ++G) raw[half][G] = make_uint2(0, 0);
-    if (token[half] == 64) continue;
-    if (job.from.at != nullptr) {
-      const int from = TokenOfRow(job.narrow, r);
-      const float gain = GainOf(job.from, *job.from.v_exp, codec::TokenSlot(from));
+    for (int row = 0; row < 2; ++row) {
+      const int t = token[row];
+      wide[row] = job.from.at == nullptr && job.dtype == DType::kF32 && t < 64 ? RowAt(job.rows, t)
+                                                                               : nullptr;
+      if (t < 64 && (job.pinned >> t & 1) != 0 && job.from.at == nullptr)
+        KeepPinnedV<kGroups>(job, raw[row], wide[row], t, q, found);
+    }
+    RotateRows<kGroups>(job, raw, wide, g, q, z, finite);
 #pragma unroll
-      for (int G = 0; G < kGroups; ++G)
-        raw[half][G] =
-            Demoted(DecodeQuad(CodeQuad(CodesOfV(job.from), kGroups, job.from.bits, from, G, q),
-                               job.from.bits, gain),
-                    codec::DemotionGain(job.from.bits, bits));
-    } else if (job.dtype != DType::kF32) {
-      LoadRaw<kGroups>(RowAt(job.rows, token[half]), q, raw[half]);
+    for (int row = 0; row < 2; ++row)
+      if (!finite[row] && token[row] < 64) FoundBadToken(found, token[row]);
+  }
+  RowSums mine;
+  bool sure = false;
+  if (bits == 1) sure = QuickRows<kGroups, 1>(z, counts, g, q, cells, &mine);
+  if (bits == 2) sure = QuickRows<kGroups, 2>(z, counts, g, q, cells, &mine);
+  if (bits == 4) sure = QuickRows<kGroups, 4>(z, counts, g, q, cells, &mine);
+  if (!__all_sync(0xffffffffu, sure)) {
+    KeepRows<kGroups>(z, lane, kept);
+    ExactRows<kGroups>(kept, bits, counts[0], counts[1], cells, exact);
+    __syncwarp();
+    mine = exact[8 * (q & 1) + g];
+  }
+  __syncwarp();
+  auto* words =
+      reinterpret_cast<uint4*>(job.tile.at + (bits == 8 ? 128 : 64)) + warp * 2 * kGroups * bits;
+  for (int i = lane; i < 2 * kGroups * bits; i += 32)
+    words[i] = reinterpret_cast<const uint4*>(cells)[i];
+  const int r = row0 + 8 * q;  // of lanes q < 2
+  if (q < 2) {
+    if (!codec::IsFiniteBits(mine.zz)) {
+      FoundBadToken(found, TokenOfRow(job.live, r));
+    } else {
+      gain_of[codec::TokenSlot(r)] = mine.gain;
     }
   }
-  RowSums sums[2][2];
-  float most = 0;
-#pragma unroll 1
-  for (int half = 0; half < 2; ++half) {
-    uint2 mine[kGroups];
+  float most = q < 2 ? mine.gain : 0.0f;
 #pragma unroll
-    for (int G = 0; G < kGroups; ++G) mine[G] = half == 0 ? raw[0][G] : raw[1][G];
-    const int t = half == 0 ? token[0] : token[1];
-    const std::byte* wide_row =
-        job.from.at == nullptr && job.dtype == DType::kF32 && t < 64 ? RowAt(job.rows, t) : nullptr;
-    if (t < 64 && (job.pinned >> t & 1) != 0 && job.from.at == nullptr)
-      KeepPinnedV<kGroups>(job, mine, wide_row, t, q, found);
-    uint32_t z[kGroups][2];
-    bool finite = true;
-    RotateRows<kGroups>(job, mine, wide_row, g, q, z, &finite);
-    const int r0 = 16 * warp + 8 * half + 2 * q;
-    const bool counts[2] = {(job.counted >> r0 & 1) != 0, (job.counted >> (r0 + 1) & 1) != 0};
-    if (!finite && t < 64) FoundBadToken(found, t);
-    RowSums now[2];
-    __syncwarp();
-    if (bits == 1) QuantiseRows<kGroups, 1>(z, 1, counts, g, q, codes, CodeStrideV(kD), now);
-    if (bits == 2) QuantiseRows<kGroups, 2>(z, 2, counts, g, q, codes, CodeStrideV(kD), now);
-    if (bits > 2) QuantiseRows<kGroups, 8>(z, bits, counts, g, q, codes, CodeStrideV(kD), now);
-    __syncwarp();
-    PackRows<kGroups>(codes, CodeStrideV(kD), bits, lane,
-                      words + (2 * warp + half) * kGroups * 16 * bits);
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      if (half == 0) sums[0][j] = now[j];
-      if (half == 1) sums[1][j] = now[j];
-      most = fmaxf(most, now[j].gain);
-      if (!codec::IsFiniteBits(now[j].zz)) {
-        FoundBadToken(found, TokenOfRow(job.live, r0 + j));
-      } else if (g == 0) {
-        gain_of[codec::TokenSlot(r0 + j)] = now[j].gain;
-      }
-    }
-  }
-  most = fmaxf(most, Xor(most, 1));
-  most = fmaxf(most, Xor(most, 2));
+  for (int m = 16; m > 0; m /= 2) most = fmaxf(most, Xor(most, m));
   if (lane == 0) most_gain[warp] = most;
   __syncthreads();
   most = fmaxf(fmaxf(most_gain[0], most_gain[1]), fmaxf(most_gain[2], most_gain[3]));
@@ -172,18 +215,20 @@ __device__ inline void EncodeV(const TileJob& job, void* shared, Found* found, i
   }
   // What was lost, from the sums: |z - g' u|^2.
   float energy = 0, error = 0;
-  if (g < 4) {
-    const RowSums& s = g == 0 ? sums[0][0] : g == 1 ? sums[0][1] : g == 2 ? sums[1][0] : sums[1][1];
-    if (s.gain > 0) {
-      const float coded = bits == 8
-                              ? codec::F16ToF32(codec::F32ToF16(s.gain * codec::Power2(-v_exp))) *
-                                    codec::Power2(v_exp)
-                              : codec::Log8eDecode(codec::Log8eEncode(s.gain, v_exp), v_exp);
-      error = fmaxf(s.zz - 2 * coded * s.zu + coded * coded * s.uu, 0.0f);
-      if (!codec::IsFiniteBits(codec::RoundF16(coded * s.max_unit)))
-        atomicOr(&found->flags, kBadScale);
+  if (q < 2) {
+    if (mine.gain > 0) {
+      const float coded =
+          bits == 8 ? codec::F16ToF32(codec::F32ToF16(mine.gain * codec::Power2(-v_exp))) *
+                          codec::Power2(v_exp)
+                    : codec::Log8eDecode(codec::Log8eEncode(mine.gain, v_exp), v_exp);
+      error = fmaxf(mine.zz - 2 * coded * mine.zu + coded * coded * mine.uu, 0.0f);
+      // The largest value has the last code; of 2 bits only where one reaches the step.
+      const float unit = bits > 2 || (bits == 2 && mine.uu > .25f * kD)
+                             ? static_cast<float>(1 << (bits - 1)) - .5f
+                             : .5f;
+      if (!codec::IsFiniteBits(codec::RoundF16(coded * unit))) atomicOr(&found->flags, kBadScale);
     }
-    energy = s.zz;
+    energy = mine.zz;
   }
   energy = WarpSum(energy);
   error = WarpSum(error);

@@ -12,18 +12,9 @@ namespace dyna::cuda {
 __device__ inline uint32_t HadamardSign(int a, int b) {
   return static_cast<uint32_t>(__popc(static_cast<unsigned>(a & b)) & 1) << 15;
 }
-// Operand A (16 x 16) of row channels; `one`: the bits of 1 in the operand's type.
-__device__ inline void HadamardOperandA(int g, int q, uint32_t one, uint32_t (&a)[4]) {
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const int row = g + 8 * (i & 1), k = i & 2;
-    a[i] = (one | HadamardSign(row, RowChannel(q, k))) |
-           (one | HadamardSign(row, RowChannel(q, k + 1))) << 16;
-  }
-}
-// Operand B (16 x 8) of the e-th n-tile of a group: row channels in, output channels out.
-__device__ inline void HadamardOperandB(int g, int q, int e, uint32_t (&b)[2]) {
-  const uint32_t one = 0x3c00u;
+// Operand B (16 x 8) of the e-th n-tile of a group: row channels in, output channels out. `one`:
+// the bits of 1 in the operand's type.
+__device__ inline void HadamardOperandB(int g, int q, int e, uint32_t one, uint32_t (&b)[2]) {
   const int out = OutChannel(e, g);
 #pragma unroll
   for (int i = 0; i < 2; ++i)

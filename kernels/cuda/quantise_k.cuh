@@ -97,13 +97,6 @@ __device__ inline LoHi RangeOf(const uint32_t (&h)[8], const LaneRows& rows) {
   return {__low2float(both), -__high2float(both)};
 }
 
-// f16 bits one step up or down in value; zeros of both signs are two steps.
-__device__ inline uint32_t StepF16(uint32_t bits, int by) {
-  int key = (bits & 0x8000u) != 0 ? -static_cast<int>(bits & 0x7fffu) - 1 : static_cast<int>(bits);
-  key += by;
-  return key < 0 ? 0x8000u | static_cast<uint32_t>(-key - 1) : static_cast<uint32_t>(key);
-}
-
 // Does u / step, rounded to f32, reach k of 1..3? For 1 and 2 only where u reaches k step, which is
 // exact; 3 also from the quotients that round up to it, those within 2^-23 (a tie is even). The
 // remainder of a product is exact where it is small, and its sign always.
@@ -112,19 +105,18 @@ __device__ inline bool ReachesCode(float u, float step, int k) {
 }
 
 // Codes of width 2, as halves 0..3. The code does not fall as y grows, so it is the number of three
-// thresholds that y reaches. Lane k finds the least f16 with code >= k beside lo + k step; where it
-// is not beside it (y far smaller than lo), every code is codec_math.h's.
+// thresholds that y reaches. Lane k finds the least f16 with code >= k at lo + k step; where it
+// is not there (y far smaller than lo), every code is codec_math.h's.
 __device__ inline void CoarseCodes(const uint32_t (&h)[8], float lo, float step, int q,
                                    uint32_t (&code)[8]) {
   const int k = q == 0 ? 1 : q;
-  const uint32_t near =
-      __half_as_ushort(__float2half_rn(__fmaf_rn(static_cast<float>(k), step, lo)));
-  uint32_t reach = StepF16(near, 1);
-  const auto reaches = [&](uint32_t bits) {
-    return ReachesCode(codec::F16ToF32(static_cast<uint16_t>(bits)) - lo, step, k);
-  };
-  bool found = reaches(reach) && !reaches(StepF16(near, -1));
-  if (reaches(near)) reach = near;
+  // Rounded up twice, which is once: the least f16 that is not below, where lo + k step is exact.
+  const uint32_t reach =
+      __half_as_ushort(__float2half_ru(__fmaf_ru(static_cast<float>(k), step, lo)));
+  const float at = codec::F16ToF32(static_cast<uint16_t>(reach));
+  // The next f16 below: less than a unit is taken away.
+  const float below = __half2float(__float2half_rd(__fmaf_rn(fabsf(at), -0x1p-12f, at) - 0x1p-26f));
+  const bool found = ReachesCode(at - lo, step, k) && !ReachesCode(below - lo, step, k);
   const uint32_t finds = __ballot_sync(0xffffffffu, found);
   const uint32_t t1 = __shfl_sync(0xffffffffu, reach, 1, 4);
   const uint32_t t2 = __shfl_sync(0xffffffffu, reach, 2, 4);
@@ -159,6 +151,16 @@ __device__ inline uint4 BytesOf(const uint32_t (&code)[8]) {
   for (int i = 0; i < 4; ++i)
     word[i] = __byte_perm(AsBits(__hadd2(AsHalf2(code[2 * i]), magic)),
                           AsBits(__hadd2(AsHalf2(code[2 * i + 1]), magic)), 0x6420);
+  return make_uint4(word[0], word[1], word[2], word[3]);
+}
+
+// The low bytes of 16 words.
+__device__ inline uint4 BytesOfFloats(const uint32_t (&bits)[16]) {
+  uint32_t word[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i)
+    word[i] = __byte_perm(__byte_perm(bits[4 * i], bits[4 * i + 1], 0x0040),
+                          __byte_perm(bits[4 * i + 2], bits[4 * i + 3], 0x0040), 0x5410);
   return make_uint4(word[0], word[1], word[2], word[3]);
 }
 
@@ -266,12 +268,7 @@ __device__ inline uint4 CodeUniform(const float (&v)[16], const LaneRows& rows, 
   }
   sums->energy = QuadSum(energy);
   sums->error = QuadSum(error);
-  uint32_t word[4];
-#pragma unroll
-  for (int i = 0; i < 4; ++i)
-    word[i] = __byte_perm(__byte_perm(bits[4 * i], bits[4 * i + 1], 0x0040),
-                          __byte_perm(bits[4 * i + 2], bits[4 * i + 3], 0x0040), 0x5410);
-  return make_uint4(word[0], word[1], word[2], word[3]);
+  return BytesOfFloats(bits);
 }
 
 // One channel: h[4 j + i] holds rows n = 2 i and 2 i + 1. All 32 lanes call it, with one width and

@@ -1,15 +1,106 @@
-// Quantiser of V: the rows of one n-tile (8 tokens) by a warp (formats 2). Lane (g, q) holds z of
-// channels 16 G + 8 h + g of rows 2 q and 2 q + 1, so the tree over channels is in the lane down to
-// 8, then three exchanges; bytes are those of codec_math.h.
+// Quantiser of V: 16 rows of a tile by a warp (formats 2). Lane (g, q) holds channels 16 G + 4 q +
+// i of rows g and g + 8 as pairs of halves, z[row][G][i / 2]. Bytes are those of codec_math.h on
+// every input: sums come from the tensor cores in whatever order those add (quick_sums.cuh), and
+// rows that a rounding might decide are done the exact way.
 #pragma once
 
 #include "kernels/codec_math.h"
+#include "kernels/cuda/quick_sums.cuh"
 #include "kernels/cuda/rows.cuh"
 #include "kernels/cuda/warp.cuh"
 
 namespace dyna::cuda {
 
-// The part of the tree that one lane holds: value(G, h), groups beyond kGroups being +0.
+// What the gain and the measures need of a row.
+struct alignas(16) RowSums {
+  float zz = 0, zu = 0, uu = 0, gain = 0;
+};
+
+// ---- codes: as units (code + 1/2 before the shift), pairs of halves
+
+// floor(z / step) of 4 and 8 bits. The step is an f16 times a power of two, so k step is exact for
+// every code k, and the quotient reaches an integer only where z does: the nearest integer, or the
+// one below where its exact product is above z.
+__device__ inline float FloorCode(float z, float step, float inverse, float half) {
+  const float magic = 0x1.8p23f;
+  float c = __fmaf_rn(z, inverse, magic) - magic;
+  if (z < c * step) c -= 1;
+  return fminf(c, half - 1);
+}
+struct RowStep {
+  float step = 1, inverse = 1;
+  half2 above, below;  // of width 2: least f16 >= step, and >= -step
+};
+__device__ inline RowStep StepOf(float step) {
+  return {step, __frcp_rn(step), __half2half2(__float2half_ru(step)),
+          __hneg2(__half2half2(__float2half_rd(step)))};
+}
+__device__ inline uint32_t FloorUnits(uint32_t z, int bits, const RowStep& s) {
+  const float half = static_cast<float>(1 << (bits - 1));
+  return PackF16(FloorCode(LowF16(z), s.step, s.inverse, half) + .5f,
+                 FloorCode(HighF16(z), s.step, s.inverse, half) + .5f);
+}
+__device__ inline uint32_t UnitSign(uint32_t z) {
+  return ~__hge2_mask(AsHalf2(z), AsHalf2(0)) & 0x80008000u;
+}
+// kBits 4 stands for 8 too.
+template <int kBits>
+__device__ inline uint32_t UnitsOf(uint32_t z, int bits, const RowStep& s) {
+  if constexpr (kBits == 1) return 0x38003800u | UnitSign(z);
+  if constexpr (kBits == 2) {  // z / step rounds to 1 only at z = step and to -1 only at -step
+    const uint32_t outer = __hge2_mask(AsHalf2(z), s.above) | ~__hge2_mask(AsHalf2(z), s.below);
+    return 0x38003800u | (outer & 0x06000600u) | UnitSign(z);
+  }
+  return FloorUnits(z, bits, s);
+}
+// The same of 2 bits where the step is no f16: codes are then symmetric.
+__device__ inline uint32_t SymmetricUnits(uint32_t z, half2 above) {
+  const half2 half = AsHalf2(0x38003800u);
+  return AsBits(__hadd2(__hge2(__habs2(AsHalf2(z)), above), half)) | UnitSign(z);
+}
+
+// Stored codes of a lane's four channels into their cell (formats 4); `keep`: all ones, or 0 where
+// the row does not count. All lanes of the warp.
+template <int kBits>
+__device__ inline void StoreCodes(uint32_t low, uint32_t high, int bits, uint32_t keep, int g,
+                                  int q, std::byte* cell) {
+  const int pair = g >> 1, odd = g & 1;
+  if constexpr (kBits <= 2) {
+    // Sums of codes, with 1024 so that they are the low bits: channels 0 and 2, and 1 and 3.
+    constexpr float kStep = 1 << (2 * kBits), kMiddle = (1 << (kBits - 1)) - .5f;
+    const half2 units = __hfma2(AsHalf2(high), __float2half2_rn(kStep), AsHalf2(low));
+    const half2 four =
+        __hadd2(__hadd2(units, __float2half2_rn((1 + kStep) * kMiddle)), __float2half2_rn(1024));
+    const uint32_t code =
+        __dp2a_lo(AsBits(four), static_cast<uint32_t>(1 | 1 << (8 + kBits)), 0u) & keep;
+    if constexpr (kBits == 1) {
+      const uint32_t next = Xor(code, 1);
+      if ((q & 1) == 0)
+        cell[4 * pair + 2 * odd + (q >> 1)] =
+            static_cast<std::byte>((code & 15) | (next & 15) << 4);
+    } else {
+      cell[8 * pair + 4 * (q >> 1) + 2 * odd + (q & 1)] = static_cast<std::byte>(code);
+    }
+    return;
+  }
+  const half2 shift = __float2half2_rn(1024.0f + static_cast<float>(1 << (bits - 1)));
+  const half2 half = AsHalf2(0x38003800u);
+  const uint32_t a = AsBits(__hadd2(__hsub2(AsHalf2(low), half), shift)) & keep;
+  const uint32_t b = AsBits(__hadd2(__hsub2(AsHalf2(high), half), shift)) & keep;
+  if (bits == 4) {
+    const uint32_t both = (a & 0x000f000fu) | (b & 0x000f000fu) << 8;
+    *reinterpret_cast<uint16_t*>(cell + 16 * pair + 4 * q + 2 * odd) =
+        static_cast<uint16_t>(both | both >> 12);
+  } else {
+    auto* to = reinterpret_cast<uint16_t*>(cell + 32 * pair + 8 * q + 2 * odd);
+    to[0] = static_cast<uint16_t>(__byte_perm(a, 0, 0x4420));
+    to[2] = static_cast<uint16_t>(__byte_perm(b, 0, 0x4420));
+  }
+}
+
+// ---- the exact way
+
+// The part of the tree that one lane holds; groups beyond kGroups are +0.
 template <int kGroups, int kFirst, int kStep, int kSize, typename F>
 __device__ inline float TreeOfGroups(const F& value) {
   if constexpr (kStep >= kSize) {
@@ -20,183 +111,188 @@ __device__ inline float TreeOfGroups(const F& value) {
            TreeOfGroups<kGroups, kFirst + kStep, 2 * kStep, kSize>(value);
   }
 }
+// The pairwise tree over channels; value(G, i).
 template <int kGroups, typename F>
 __device__ inline float TreeOfChannels(const F& value) {
-  constexpr int kSize = codec::TreeSize(kGroups);
-  float sum = TreeOfGroups<kGroups, 0, 1, kSize>([&](int G) { return value(G, 0); }) +
-              TreeOfGroups<kGroups, 0, 1, kSize>([&](int G) { return value(G, 1); });
-  sum += Xor(sum, 16);
-  sum += Xor(sum, 8);
-  sum += Xor(sum, 4);
-  return sum;
-}
-
-// What the gains and the measures need of a row.
-struct RowSums {
-  float zz = 0, zu = 0, uu = 0, gain = 0;
-  float max_unit = 0;  // the largest |u|
-};
-
-// Stored codes of both rows of a lane's pair: low half row 2 q, high half row 2 q + 1.
-struct PairSteps {
-  float step[2], inverse[2];
-  half2 above, below;  // of width 2: least f16 >= step, and <= -step
-};
-// Neighbouring g share the work: even ones take the even row.
-__device__ inline float FromOwner(float mine, int g, int row) {
-  const float other = Xor(mine, 4);
-  return (g & 1) == row ? mine : other;
-}
-__device__ inline PairSteps StepsOf(int bits, int d, int g, const float (&zz)[2],
-                                    const float (&top)[2]) {
-  const float z = (g & 1) == 0 ? zz[0] : zz[1], t = (g & 1) == 0 ? top[0] : top[1];
-  const float step = z > 0 && bits > 1 ? codec::VStep(bits, z, t, d) : 1.0f;
-  const float inverse = __frcp_rn(step);
-  PairSteps s;
+  float t[4];
 #pragma unroll
-  for (int j = 0; j < 2; ++j) {
-    s.step[j] = FromOwner(step, g, j);
-    s.inverse[j] = FromOwner(inverse, g, j);
+  for (int i = 0; i < 4; ++i) {
+    t[i] =
+        TreeOfGroups<kGroups, 0, 1, codec::TreeSize(kGroups)>([&](int G) { return value(G, i); });
+    t[i] += Xor(t[i], 2);
+    t[i] += Xor(t[i], 1);
   }
-  s.above = __halves2half2(__float2half_ru(s.step[0]), __float2half_ru(s.step[1]));
-  s.below = __hneg2(__halves2half2(__float2half_rd(s.step[0]), __float2half_rd(s.step[1])));
-  return s;
+  return (t[0] + t[2]) + (t[1] + t[3]);
 }
-// floor(z / step) of 4 and 8 bits. The step is an f16 times a power of two, so k step is exact for
-// every code k, and the quotient reaches an integer only where z does: the nearest integer, or the
-// one below where its exact product is above z.
-__device__ inline float FloorCode(float z, float step, float inverse, float half) {
-  const float magic = 0x1.8p23f;
-  float c = __fmaf_rn(z, inverse, magic) - magic;
-  if (z < c * step) c -= 1;
-  return fminf(c, half - 1) + half;
+__device__ inline float HalfOf(const uint32_t (&word)[2], int i) {
+  return (i & 1) != 0 ? HighF16(word[i / 2]) : LowF16(word[i / 2]);
 }
-// Codes 0 .. 2^bits - 1 of a pair as halves. kBits 8 stands for 4 too.
-template <int kBits>
-__device__ inline half2 PairCodes(uint32_t z, int bits, const PairSteps& s) {
-  const half2 v = AsHalf2(z), zero = AsHalf2(0);
-  if constexpr (kBits == 1) return __hge2(v, zero);
-  if constexpr (kBits == 2) {
-    // z / step rounds to 1 only at z = step and to -1 only at -step: three comparisons.
-    return __hadd2(__hadd2(__hge2(v, s.below), __hge2(v, zero)), __hge2(v, s.above));
-  }
-  const float half = static_cast<float>(1 << (bits - 1));
-  return AsHalf2(PackF16(FloorCode(LowF16(z), s.step[0], s.inverse[0], half),
-                         FloorCode(HighF16(z), s.step[1], s.inverse[1], half)));
-}
-
-// One n-tile. z: [kGroups][h] pairs of halves. codes: the warp's own [4 pairs][d] of (even, odd)
-// bytes. sums[j]: of row 2 q + j, the same in every g.
-template <int kGroups, int kBits>
-__device__ inline void QuantiseRows(const uint32_t (&z)[kGroups][2], int bits,
-                                    const bool (&counts)[2], int g, int q, uint16_t* codes,
-                                    int code_stride, RowSums (&sums)[2]) {
-  constexpr int kD = 16 * kGroups;
-  half2 most = __habs2(AsHalf2(z[0][0]));
-#pragma unroll
-  for (int i = 1; i < 2 * kGroups; ++i) most = __hmax2(most, __habs2(AsHalf2(z[i / 2][i % 2])));
-#pragma unroll
-  for (int m = 16; m >= 4; m /= 2) most = __hmax2(most, AsHalf2(Xor(AsBits(most), m)));
-  const float zz[2] = {TreeOfChannels<kGroups>([&](int G, int h) {
-                         const float v = LowF16(z[G][h]);
-                         return v * v;
-                       }),
-                       TreeOfChannels<kGroups>([&](int G, int h) {
-                         const float v = HighF16(z[G][h]);
-                         return v * v;
-                       })};
-  const float top[2] = {__low2float(most), __high2float(most)};
-  const PairSteps steps = StepsOf(bits, kD, g, zz, top);
-  const half2 center = __float2half2_rn(static_cast<float>(1 << (bits - 1))),
-              half = AsHalf2(0x38003800u), magic = AsHalf2(0x64006400u);
-  const uint32_t keep =
-      (counts[0] && zz[0] > 0 ? 0x00ffu : 0) | (counts[1] && zz[1] > 0 ? 0xff00u : 0);
-  uint32_t unit[kGroups][2];
-#pragma unroll
-  for (int i = 0; i < 2 * kGroups; ++i) {
-    const int G = i / 2, h = i % 2;
-    const half2 code = PairCodes<kBits>(z[G][h], bits, steps);
-    const half2 u = __hadd2(__hsub2(code, center), half);
-    unit[G][h] = AsBits(u);
-    const uint32_t bytes = __byte_perm(AsBits(__hadd2(code, magic)), 0, 0x4420);
-    codes[q * code_stride + 16 * G + 8 * h + g] = static_cast<uint16_t>(bytes & keep);
-  }
-  const float zu[2] = {
-      TreeOfChannels<kGroups>([&](int G, int h) { return LowF16(z[G][h]) * LowF16(unit[G][h]); }),
-      TreeOfChannels<kGroups>(
-          [&](int G, int h) { return HighF16(z[G][h]) * HighF16(unit[G][h]); })};
-  // Exact in any order: quarters below 2^24.
-  float uu[2] = {0, 0};
-#pragma unroll
-  for (int i = 0; i < 2 * kGroups; ++i) {
-    const float low = LowF16(unit[i / 2][i % 2]), high = HighF16(unit[i / 2][i % 2]);
-    uu[0] = __fmaf_rn(low, low, uu[0]);
-    uu[1] = __fmaf_rn(high, high, uu[1]);
-  }
-#pragma unroll
-  for (int m = 16; m >= 4; m /= 2) {
-    uu[0] += Xor(uu[0], m);
-    uu[1] += Xor(uu[1], m);
-  }
-  const bool odd = (g & 1) != 0;
-  const float gain = codec::VGain(odd ? zz[1] : zz[0], odd ? zu[1] : zu[0], odd ? uu[1] : uu[0]);
-#pragma unroll
-  for (int j = 0; j < 2; ++j) {
-    const float its = FromOwner(gain, g, j);
-    sums[j].zz = counts[j] ? zz[j] : 0.0f;
-    sums[j].zu = zu[j];
-    sums[j].uu = uu[j];
-    // The largest value has the last code; of 2 bits only where it reaches the step.
-    sums[j].max_unit = kBits == 8 || (kBits == 2 && top[j] >= steps.step[j])
-                           ? static_cast<float>(1 << (bits - 1)) - .5f
-                           : .5f;
-    sums[j].gain = counts[j] && zz[j] > 0 ? its : 0.0f;
-  }
-}
-
-// The words of one n-tile from the codes that QuantiseRows left: `to` is the first cell of the
-// tile's row group (formats 4).
 template <int kGroups>
-__device__ inline void PackRows(const uint16_t* codes, int code_stride, int bits, int lane,
-                                std::byte* to) {
-  // (h, pair, G): neighbours in memory are neighbouring lanes.
+__device__ inline float ExactSquares(const uint32_t (&z)[kGroups][2]) {
+  return TreeOfChannels<kGroups>([&](int G, int i) {
+    const float v = HalfOf(z[G], i);
+    return v * v;
+  });
+}
+template <int kGroups>
+__device__ inline float TopOf(const uint32_t (&z)[kGroups][2]) {
+  half2 top = __habs2(AsHalf2(z[0][0]));
+#pragma unroll
+  for (int i = 1; i < 2 * kGroups; ++i) top = __hmax2(top, __habs2(AsHalf2(z[i / 2][i % 2])));
+  top = __hmax2(top, AsHalf2(Xor(AsBits(top), 1)));
+  top = __hmax2(top, AsHalf2(Xor(AsBits(top), 2)));
+  return fmaxf(__low2float(top), __high2float(top));
+}
+
+// One row of each quad. `cells`: of the 8 rows. The sums are in every lane of the quad.
+template <int kGroups, int kBits>
+__device__ inline RowSums ExactRow(const uint32_t (&z)[kGroups][2], int bits, bool counts, int g,
+                                   int q, std::byte* cells) {
+  RowSums sums;
+  const float zz = ExactSquares<kGroups>(z);
+  const float top = bits > 2 ? TopOf<kGroups>(z) : 0.0f;  // by all lanes: it exchanges
+  const float step = zz > 0 && bits > 1 ? codec::VStep(bits, zz, top, 16 * kGroups) : 1.0f;
+  const RowStep s = StepOf(step);
+  const uint32_t keep = counts && zz > 0 ? ~0u : 0;
+  uint32_t unit[kGroups][2];
+  float uu = 0;  // exact in any order: quarters below 2^24
+#pragma unroll
+  for (int G = 0; G < kGroups; ++G) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      unit[G][i] = UnitsOf<kBits>(z[G][i], bits, s);
+      const float low = LowF16(unit[G][i]), high = HighF16(unit[G][i]);
+      uu = __fmaf_rn(low, low, __fmaf_rn(high, high, uu));
+    }
+    StoreCodes<kBits>(unit[G][0], unit[G][1], bits, keep, g, q, cells + 16 * bits * G);
+  }
+  uu += Xor(uu, 1);
+  uu += Xor(uu, 2);
+  sums.zu =
+      TreeOfChannels<kGroups>([&](int G, int i) { return HalfOf(z[G], i) * HalfOf(unit[G], i); });
+  sums.uu = uu;
+  sums.zz = counts ? zz : 0.0f;
+  sums.gain = keep != 0 ? codec::VGain(zz, sums.zu, uu) : 0.0f;
+  return sums;
+}
+
+// The warp's 16 rows from where KeepRows put them; sums[8 row + g].
+template <int kGroups>
+__device__ __noinline__ void ExactRows(const uint2* kept, int bits, bool first, bool second,
+                                       std::byte* cells, RowSums* sums) {
+  const int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
 #pragma unroll 1
-  for (int i = lane; i < 8 * kGroups; i += 32) {
-    const int h = i & 1, pair = (i >> 1) & 3, G = i >> 3;
-    const uint4 raw = *reinterpret_cast<const uint4*>(codes + pair * code_stride + 16 * G + 8 * h);
-    const uint32_t two[4] = {raw.x, raw.y, raw.z, raw.w};  // channels 2 k, 2 k + 1
-    std::byte* cell = to + (G * 4 + pair) * 4 * bits;
-    if (bits == 8) {
-      uint32_t w[4];
+  for (int row = 0; row < 2; ++row) {
+    uint32_t z[kGroups][2];
 #pragma unroll
-      for (int k = 0; k < 4; ++k) w[k] = __byte_perm(two[k], 0, 0x3120);
-      *reinterpret_cast<uint4*>(cell + 16 * h) = make_uint4(w[0], w[1], w[2], w[3]);
-      continue;
+    for (int G = 0; G < kGroups; ++G) {
+      const uint2 word = kept[(row * kGroups + G) * 32 + lane];
+      z[G][0] = word.x, z[G][1] = word.y;
     }
-    // Even rows in the low half, odd ones in the high half, channel k at bits * k.
-    uint32_t word = 0, low = 0;
+    std::byte* to = cells + row * 16 * kGroups * bits;
+    const bool counts = row == 0 ? first : second;
+    RowSums now;
+    if (bits == 1) now = ExactRow<kGroups, 1>(z, bits, counts, g, q, to);
+    if (bits == 2) now = ExactRow<kGroups, 2>(z, bits, counts, g, q, to);
+    if (bits > 2) now = ExactRow<kGroups, 4>(z, bits, counts, g, q, to);
+    if (q == 0) sums[8 * row + g] = now;
+  }
+}
+template <int kGroups>
+__device__ inline void KeepRows(const uint32_t (&z)[2][kGroups][2], int lane, uint2* kept) {
 #pragma unroll
-    for (int k = 0; k < 8; ++k) {
-      const uint32_t pair_of = __byte_perm(two[k / 2], 0, (k & 1) != 0 ? 0x4342 : 0x4140);
-      if (bits == 4) {
-        word |= pair_of << (4 * (k & 3));
-        if (k == 3) {
-          low = word;
-          word = 0;
-        }
-      } else {
-        word |= pair_of << (bits * k);
-      }
+  for (int i = 0; i < 2 * kGroups; ++i)
+    kept[i * 32 + lane] =
+        make_uint2(z[i / kGroups][i % kGroups][0], z[i / kGroups][i % kGroups][1]);
+}
+
+// ---- the quick way
+
+// What a quad's lanes know of each row, to all of them: it lies with lane g / 2, value g % 2.
+__device__ inline float OfDiagonal(float even, float odd, int g) {
+  return __shfl_sync(0xffffffffu, (g & 1) != 0 ? odd : even, g >> 1, 4);
+}
+
+// Sums of 1, 2 and 4 bits; lane q < 2 gets those of row q. False, in any lane: a rounding might
+// decide there, and nothing is to be used. `cells`: of the 16 rows.
+template <int kGroups, int kBits>
+__device__ inline bool QuickRows(const uint32_t (&z)[2][kGroups][2], const bool (&counts)[2], int g,
+                                 int q, std::byte* cells, RowSums* out) {
+  constexpr int kD = 16 * kGroups;
+  // Two chains of kGroups / 2 steps, one of kGroups; and the exact way's own roundings.
+  constexpr float kSquareError = (12 * kGroups + 24) * kUnit,
+                  kUnitError = (24 * kGroups + 16) * kUnit;
+  const int mine = q & 1;
+  const bool my_counts = mine == 0 ? counts[0] : counts[1];
+  float sum[2][2][4] = {};
+#pragma unroll
+  for (int G = 0; G < kGroups; ++G) {
+    const uint32_t a[4] = {z[0][G][0], z[1][G][0], z[0][G][1], z[1][G][1]};
+    MmaF16(sum[0][G & 1], a, z[0][G][0], z[0][G][1]);
+    MmaF16(sum[1][G & 1], a, z[1][G][0], z[1][G][1]);
+  }
+  float zz[2] = {OfDiagonal(sum[0][0][0] + sum[0][1][0], sum[0][0][1] + sum[0][1][1], g),
+                 OfDiagonal(sum[1][0][2] + sum[1][1][2], sum[1][0][3] + sum[1][1][3], g)};
+  float my_zz = mine == 0 ? zz[0] : zz[1];
+  bool sure = true;
+  RowStep steps[2];
+  half2 above[2];
+  if constexpr (kBits == 2) {
+    float step = codec::VStep(2, my_zz, 0, kD);
+    const float off = (.5f * kSquareError + 4 * kUnit) * step;
+    const bool unsure = my_counts && my_zz > 0 &&
+                        __half_as_ushort(__float2half_ru(step - off)) !=
+                            __half_as_ushort(__float2half_ru(step + off));
+    if (__any_sync(0xffffffffu, unsure)) {
+#pragma unroll
+      for (int row = 0; row < 2; ++row) zz[row] = ExactSquares<kGroups>(z[row]);
+      my_zz = mine == 0 ? zz[0] : zz[1];
+      step = codec::VStep(2, my_zz, 0, kD);
+      sure = __half2float(__float2half_ru(step)) != step || !(my_zz > 0);
     }
-    if (bits == 4) {
-      *reinterpret_cast<uint2*>(cell + 8 * h) = make_uint2(low, word);
-    } else if (bits == 2) {
-      *reinterpret_cast<uint32_t*>(cell + 4 * h) = word;
-    } else {
-      cell[h] = static_cast<std::byte>(word);
-      cell[2 + h] = static_cast<std::byte>(word >> 16);
+    const uint32_t bits = __half_as_ushort(__float2half_ru(step)) * 0x10001u, other = Xor(bits, 1);
+    above[0] = AsHalf2(mine == 0 ? bits : other);
+    above[1] = AsHalf2(mine == 0 ? other : bits);
+  }
+  if constexpr (kBits == 4) {
+#pragma unroll
+    for (int row = 0; row < 2; ++row) {
+      const float top = TopOf<kGroups>(z[row]);
+      steps[row] = StepOf(top > 0 ? codec::VStep(4, 0, top, kD) : 1.0f);
     }
   }
+  float cross[2][4] = {};
+#pragma unroll
+  for (int row = 0; row < 2; ++row) {
+    const uint32_t keep = counts[row] && zz[row] > 0 ? ~0u : 0;
+#pragma unroll
+    for (int G = 0; G < kGroups; ++G) {
+      uint32_t unit[2];
+#pragma unroll
+      for (int i = 0; i < 2; ++i)
+        unit[i] = kBits == 2 ? SymmetricUnits(z[row][G][i], above[row])
+                             : UnitsOf<kBits>(z[row][G][i], kBits, steps[row]);
+      StoreCodes<kBits>(unit[0], unit[1], kBits, keep, g, q,
+                        cells + 16 * kBits * (row * kGroups + G));
+      MmaF16(cross[row], {z[row][G][0], unit[0], z[row][G][1], unit[1]}, unit[0], unit[1]);
+    }
+  }
+  const float zu[2] = {OfDiagonal(cross[0][0], cross[0][1], g),
+                       OfDiagonal(cross[1][0], cross[1][1], g)};
+  const float uu[2] = {OfDiagonal(cross[0][2], cross[0][3], g),
+                       OfDiagonal(cross[1][2], cross[1][3], g)};
+  out->zz = my_counts ? my_zz : 0.0f;
+  out->zu = mine == 0 ? zu[0] : zu[1];
+  out->uu = mine == 0 ? uu[0] : uu[1];
+  out->gain = 0;
+  if (my_counts && my_zz > 0 && codec::IsFiniteBits(my_zz)) {
+    out->gain = fminf(__fdividef(my_zz, out->zu), __fdividef(2 * out->zu, out->uu));
+    // Sure, if no boundary of LOG8E and no power of two is near.
+    const float log = 16 * ApproxLog2(out->gain), nearest = rintf(log);
+    const float off = 24 * (kSquareError + kUnitError) + kLogError;
+    sure = sure && .5f - fabsf(log - nearest) > off && fabsf(log - 16 * rintf(log * .0625f)) > off;
+  }
+  return sure;
 }
 
 }  // namespace dyna::cuda

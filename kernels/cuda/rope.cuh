@@ -46,6 +46,19 @@ __device__ inline void RotateHalves(const TileJob& job, int t, int p, bool undo,
     TurnPair(a[1], undo, &u[i + 1], &v[i + 1]);
   }
 }
+// Turned back, less an offset each: channels c .. c + 3 and those d / 2 on.
+__device__ inline void UndoHalves(const TileJob& job, int t, int c, const float (&less)[4],
+                                  const float (&less_far)[4], float (&u)[4], float (&v)[4]) {
+  Angles a[2];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if (i % 2 == 0) LoadAngles(job, t, c + i, a);
+    const Angles& turn = a[i % 2];
+    const float x = u[i], y = v[i];
+    u[i] = __fmaf_rn(x, turn.cos, __fmaf_rn(y, turn.sin, -less[i]));
+    v[i] = __fmaf_rn(y, turn.cos, __fmaf_rn(-x, turn.sin, -less_far[i]));
+  }
+}
 // Interleaved: both pairs are in the lane.
 __device__ inline void RotateNeighbours(const TileJob& job, int t, int c, bool undo,
                                         float (&x)[4]) {
