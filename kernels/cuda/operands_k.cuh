@@ -18,7 +18,7 @@ constexpr bool SharesOperands(int d) { return d / 16 == 4 * GroupsAtOnce(d); }
 
 // Shared memory of a K tile: operands f16 [d / 16][4 warps][32 lanes][4 words] | codes, bytes
 // [d][64 slots] | sums [d] | m and scales as in the tile | y of the octets that a warp has at once,
-// f16 [octet][2][32 lanes][4 words] | rows for ropes that do not turn in registers.
+// f16 [octet][2][32 lanes][4 words]; before, rows for ropes that do not turn in registers.
 struct KSpace {
   uint4* operand;
   std::byte* codes;
@@ -30,17 +30,20 @@ struct KSpace {
 constexpr int BytesOfY(int d) { return SharesOperands(d) ? 0 : 4 * 2048 * GroupsAtOnce(d); }
 __device__ inline KSpace SpaceOfK(void* shared, int d) {
   auto* at = static_cast<std::byte*>(shared);
-  std::byte* y = at + 228 * d + 64;
+  std::byte* last = at + 228 * d + 64;
   return {reinterpret_cast<uint4*>(at),
           at + 128 * d,
           reinterpret_cast<QuickSums*>(at + 192 * d),
           at + 224 * d,
-          reinterpret_cast<uint4*>(SharesOperands(d) ? at : y),
-          reinterpret_cast<float*>(y + BytesOfY(d))};
+          reinterpret_cast<uint4*>(SharesOperands(d) ? at : last),
+          reinterpret_cast<float*>(last)};
 }
 constexpr int EncodeKBytes(int d, bool exchange) {
-  return 228 * d + 64 + BytesOfY(d) + (exchange ? 128 * d : 0);
+  const int y = BytesOfY(d), rows = exchange ? 128 * d : 0;
+  return 228 * d + 64 + (y > rows ? y : rows);
 }
+// What sm_86, 89 and 120 give a block, less what the kernel has besides.
+static_assert(EncodeKBytes(256, true) <= 94 * 1024);
 
 // x of one row as the operand's words; takes the row's own channels of x from x[][].
 template <int kGroups>
