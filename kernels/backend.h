@@ -83,8 +83,7 @@ struct DecodeJob {
 
 // Fewer bits (design 2, demotion). Within a basis it stays in the coded domain; from plain to a
 // level it decodes and encodes once, with `basis`. Pins and the block's identity are kept. Never
-// more bits: INVALID. V keeps its mean gain on the way (codec_math.h: DemotionGain). A segment that
-// has a basis keeps it.
+// more bits: INVALID. A segment that has a basis keeps it.
 struct TranscodeJob {
   std::span<const std::byte> segment;
   const Basis* basis = nullptr;  // the segment's own, or the one its first level will fix

@@ -12,8 +12,7 @@ __device__ inline void MeanOfDroppedV(const TileJob& job, const CodedTile& tile,
                                       const float* gains, float* mean, float* decoded) {
   for (int c = threadIdx.x; c < d; c += kThreads) {
     mean[c] = MeanOfRows(job.counted, [&](int r) {
-      const uint32_t quad = CodeQuad(CodesOfV(tile), d / 16, tile.bits, r, c / 16, c % 16 / 4);
-      const uint2 z = DecodeQuad(quad, tile.bits, gains[r]);
+      const uint2 z = QuadOfV(CodesOfV(tile), d / 16, tile.bits, r, c / 16, c % 16 / 4, gains[r]);
       const uint32_t pair = (c & 2) != 0 ? z.y : z.x;
       return (c & 1) != 0 ? HighF16(pair) : LowF16(pair);
     });
@@ -59,7 +58,7 @@ __device__ inline void DecodeV(const TileJob& job, void* shared, std::byte* stag
     uint32_t a[4];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const uint2 z = DecodeQuad(CodeQuad(codes, kGroups, bits, at.row[i], G, q), bits, gain[i]);
+      const uint2 z = QuadOfV(codes, kGroups, bits, at.row[i], G, q, gain[i]);
       a[i] = z.x;
       a[2 + i] = z.y;
     }

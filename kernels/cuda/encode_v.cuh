@@ -12,7 +12,7 @@
 namespace dyna::cuda {
 
 constexpr int CodeStrideV(int d) { return d + 8; }  // in pairs of bytes; off the banks' period
-constexpr int EncodeVBytes(int d) { return 4 * 4 * 2 * CodeStrideV(d); }
+constexpr int EncodeVBytes(int d) { return 4 * (4 * 2 * CodeStrideV(d) + TrellisBytes(d)); }
 
 // Rotated values of 8 rows from the operand's words, in the layout of quantise_v.h.
 template <int kGroups>
@@ -73,17 +73,6 @@ __device__ inline void KeepPinnedV(const TileJob& job, const uint2 (&raw)[kGroup
   }
 }
 
-// z' that a narrower width is made of: its mean gain stays 1 (codec_math.h).
-__device__ inline uint2 Demoted(uint2 halves, float gain) {
-  if (gain == 1) return halves;
-  const auto both = [gain](uint32_t x) {
-    const auto low = static_cast<uint16_t>(x), high = static_cast<uint16_t>(x >> 16);
-    return uint32_t{codec::F32ToF16(gain * codec::F16ToF32(low))} |
-           uint32_t{codec::F32ToF16(gain * codec::F16ToF32(high))} << 16;
-  };
-  return make_uint2(both(halves.x), both(halves.y));
-}
-
 template <int kGroups>
 __device__ inline void EncodeV(const TileJob& job, void* shared, Found* found, int8_t* v_exp_out) {
   constexpr int kD = 16 * kGroups;
@@ -91,6 +80,8 @@ __device__ inline void EncodeV(const TileJob& job, void* shared, Found* found, i
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
   const int bits = job.tile.bits, rows = __popcll(job.live);
   auto* codes = static_cast<uint16_t*>(shared) + warp * 4 * CodeStrideV(kD);
+  void* strip =
+      static_cast<std::byte*>(shared) + 4 * 4 * 2 * CodeStrideV(kD) + warp * TrellisBytes(kD);
   std::byte* words = job.tile.at + (bits == 8 ? 128 : 64);
   if (job.from.at == nullptr && job.live != ~uint64_t{0} && job.values == 0)
     CheckDropped(job, kD, found);
@@ -108,10 +99,7 @@ __device__ inline void EncodeV(const TileJob& job, void* shared, Found* found, i
       const float gain = GainOf(job.from, *job.from.v_exp, codec::TokenSlot(from));
 #pragma unroll
       for (int G = 0; G < kGroups; ++G)
-        raw[half][G] =
-            Demoted(DecodeQuad(CodeQuad(CodesOfV(job.from), kGroups, job.from.bits, from, G, q),
-                               job.from.bits, gain),
-                    codec::DemotionGain(job.from.bits, bits));
+        raw[half][G] = QuadOfV(CodesOfV(job.from), kGroups, job.from.bits, from, G, q, gain);
     } else if (job.dtype != DType::kF32) {
       LoadRaw<kGroups>(RowAt(job.rows, token[half]), q, raw[half]);
     }
@@ -136,9 +124,10 @@ __device__ inline void EncodeV(const TileJob& job, void* shared, Found* found, i
     if (!finite && t < 64) FoundBadToken(found, t);
     RowSums now[2];
     __syncwarp();
-    if (bits == 1) QuantiseRows<kGroups, 1>(z, 1, counts, g, q, codes, CodeStrideV(kD), now);
-    if (bits == 2) QuantiseRows<kGroups, 2>(z, 2, counts, g, q, codes, CodeStrideV(kD), now);
-    if (bits > 2) QuantiseRows<kGroups, 8>(z, bits, counts, g, q, codes, CodeStrideV(kD), now);
+    if (bits == 1) QuantiseRows<kGroups, 1>(z, 1, counts, g, q, strip, codes, CodeStrideV(kD), now);
+    if (bits == 2) QuantiseRows<kGroups, 2>(z, 2, counts, g, q, strip, codes, CodeStrideV(kD), now);
+    if (bits > 2)
+      QuantiseRows<kGroups, 8>(z, bits, counts, g, q, strip, codes, CodeStrideV(kD), now);
     __syncwarp();
     PackRows<kGroups>(codes, CodeStrideV(kD), bits, lane,
                       words + (2 * warp + half) * kGroups * 16 * bits);

@@ -5,6 +5,7 @@
 
 #include "kernels/codec_math.h"
 #include "kernels/cuda/rows.cuh"
+#include "kernels/cuda/trellis.cuh"
 #include "kernels/cuda/warp.cuh"
 
 namespace dyna::cuda {
@@ -40,17 +41,15 @@ struct RowSums {
 // Stored codes of both rows of a lane's pair: low half row 2 q, high half row 2 q + 1.
 struct PairSteps {
   float step[2], inverse[2];
-  half2 above, below;  // of width 2: least f16 >= step, and <= -step
 };
 // Neighbouring g share the work: even ones take the even row.
 __device__ inline float FromOwner(float mine, int g, int row) {
   const float other = Xor(mine, 4);
   return (g & 1) == row ? mine : other;
 }
-__device__ inline PairSteps StepsOf(int bits, int d, int g, const float (&zz)[2],
-                                    const float (&top)[2]) {
+__device__ inline PairSteps StepsOf(int bits, int g, const float (&zz)[2], const float (&top)[2]) {
   const float z = (g & 1) == 0 ? zz[0] : zz[1], t = (g & 1) == 0 ? top[0] : top[1];
-  const float step = z > 0 && bits > 1 ? codec::VStep(bits, z, t, d) : 1.0f;
+  const float step = z > 0 ? codec::VStep(bits, t) : 1.0f;
   const float inverse = __frcp_rn(step);
   PairSteps s;
 #pragma unroll
@@ -58,8 +57,6 @@ __device__ inline PairSteps StepsOf(int bits, int d, int g, const float (&zz)[2]
     s.step[j] = FromOwner(step, g, j);
     s.inverse[j] = FromOwner(inverse, g, j);
   }
-  s.above = __halves2half2(__float2half_ru(s.step[0]), __float2half_ru(s.step[1]));
-  s.below = __hneg2(__halves2half2(__float2half_rd(s.step[0]), __float2half_rd(s.step[1])));
   return s;
 }
 // floor(z / step) of 4 and 8 bits. The step is an f16 times a power of two, so k step is exact for
@@ -71,27 +68,53 @@ __device__ inline float FloorCode(float z, float step, float inverse, float half
   if (z < c * step) c -= 1;
   return fminf(c, half - 1) + half;
 }
-// Codes 0 .. 2^bits - 1 of a pair as halves. kBits 8 stands for 4 too.
-template <int kBits>
+// Codes 0 .. 2^bits - 1 of a pair as halves, of 4 and 8 bits.
 __device__ inline half2 PairCodes(uint32_t z, int bits, const PairSteps& s) {
-  const half2 v = AsHalf2(z), zero = AsHalf2(0);
-  if constexpr (kBits == 1) return __hge2(v, zero);
-  if constexpr (kBits == 2) {
-    // z / step rounds to 1 only at z = step and to -1 only at -step: three comparisons.
-    return __hadd2(__hadd2(__hge2(v, s.below), __hge2(v, zero)), __hge2(v, s.above));
-  }
   const float half = static_cast<float>(1 << (bits - 1));
   return AsHalf2(PackF16(FloorCode(LowF16(z), s.step[0], s.inverse[0], half),
                          FloorCode(HighF16(z), s.step[1], s.inverse[1], half)));
 }
 
+// What 4 and 8 bits do: u of every pair, and its codes.
+template <int kGroups>
+__device__ inline void UniformCodes(const uint32_t (&z)[kGroups][2], int bits, int g, int q,
+                                    const PairSteps& steps, uint32_t keep, uint16_t* codes,
+                                    int code_stride, uint32_t (&unit)[kGroups][2]) {
+  const half2 center = __float2half2_rn(static_cast<float>(1 << (bits - 1))),
+              half = AsHalf2(0x38003800u), magic = AsHalf2(0x64006400u);
+#pragma unroll
+  for (int i = 0; i < 2 * kGroups; ++i) {
+    const int G = i / 2, h = i % 2;
+    const half2 code = PairCodes(z[G][h], bits, steps);
+    unit[G][h] = AsBits(__hadd2(__hsub2(code, center), half));
+    const uint32_t bytes = __byte_perm(AsBits(__hadd2(code, magic)), 0, 0x4420);
+    codes[q * code_stride + 16 * G + 8 * h + g] = static_cast<uint16_t>(bytes & keep);
+  }
+}
+// What 1 and 2 bits do, from the codes that TrellisCodes left.
+template <int kGroups>
+__device__ inline void UnitsOfTrellis(int bits, int g, int q, uint32_t keep, uint16_t* codes,
+                                      int code_stride, uint32_t (&unit)[kGroups][2]) {
+  const uint16_t* pair = codes + q * code_stride;
+#pragma unroll
+  for (int i = 0; i < 2 * kGroups; ++i) {
+    const int c = 16 * (i / 2) + 8 * (i % 2) + g;
+    const uint32_t levels = LevelBytes(pair[c], c > 0 ? pair[c - 1] : 0, c > 1 ? pair[c - 2] : 0);
+    unit[i / 2][i % 2] = AsBits(UnitPair(UnitBytes(levels, bits), false));
+  }
+  __syncwarp();
+#pragma unroll
+  for (int i = 0; i < 2 * kGroups; ++i)
+    codes[q * code_stride + 16 * (i / 2) + 8 * (i % 2) + g] &= static_cast<uint16_t>(keep);
+}
+
 // One n-tile. z: [kGroups][h] pairs of halves. codes: the warp's own [4 pairs][d] of (even, odd)
-// bytes. sums[j]: of row 2 q + j, the same in every g.
+// bytes; strip: its TrellisBytes. sums[j]: of row 2 q + j, the same in every g. kBits 8 stands for
+// 4 too.
 template <int kGroups, int kBits>
 __device__ inline void QuantiseRows(const uint32_t (&z)[kGroups][2], int bits,
-                                    const bool (&counts)[2], int g, int q, uint16_t* codes,
-                                    int code_stride, RowSums (&sums)[2]) {
-  constexpr int kD = 16 * kGroups;
+                                    const bool (&counts)[2], int g, int q, void* strip,
+                                    uint16_t* codes, int code_stride, RowSums (&sums)[2]) {
   half2 most = __habs2(AsHalf2(z[0][0]));
 #pragma unroll
   for (int i = 1; i < 2 * kGroups; ++i) most = __hmax2(most, __habs2(AsHalf2(z[i / 2][i % 2])));
@@ -106,29 +129,26 @@ __device__ inline void QuantiseRows(const uint32_t (&z)[kGroups][2], int bits,
                          return v * v;
                        })};
   const float top[2] = {__low2float(most), __high2float(most)};
-  const PairSteps steps = StepsOf(bits, kD, g, zz, top);
-  const half2 center = __float2half2_rn(static_cast<float>(1 << (bits - 1))),
-              half = AsHalf2(0x38003800u), magic = AsHalf2(0x64006400u);
   const uint32_t keep =
       (counts[0] && zz[0] > 0 ? 0x00ffu : 0) | (counts[1] && zz[1] > 0 ? 0xff00u : 0);
   uint32_t unit[kGroups][2];
-#pragma unroll
-  for (int i = 0; i < 2 * kGroups; ++i) {
-    const int G = i / 2, h = i % 2;
-    const half2 code = PairCodes<kBits>(z[G][h], bits, steps);
-    const half2 u = __hadd2(__hsub2(code, center), half);
-    unit[G][h] = AsBits(u);
-    const uint32_t bytes = __byte_perm(AsBits(__hadd2(code, magic)), 0, 0x4420);
-    codes[q * code_stride + 16 * G + 8 * h + g] = static_cast<uint16_t>(bytes & keep);
+  if constexpr (codec::IsTrellis(kBits)) {
+    TrellisCodes<kGroups, kBits>(z, zz, g, q, strip, codes, code_stride);
+    UnitsOfTrellis<kGroups>(kBits, g, q, keep, codes, code_stride, unit);
+  } else {
+    const PairSteps steps = StepsOf(bits, g, zz, top);
+    UniformCodes<kGroups>(z, bits, g, q, steps, keep, codes, code_stride, unit);
   }
   const float zu[2] = {
       TreeOfChannels<kGroups>([&](int G, int h) { return LowF16(z[G][h]) * LowF16(unit[G][h]); }),
       TreeOfChannels<kGroups>(
           [&](int G, int h) { return HighF16(z[G][h]) * HighF16(unit[G][h]); })};
-  // Exact in any order: quarters below 2^24.
+  // Exact in any order: integers below 2^24, over 4 or 256.
   float uu[2] = {0, 0};
+  half2 most_unit = AsHalf2(0);
 #pragma unroll
   for (int i = 0; i < 2 * kGroups; ++i) {
+    most_unit = __hmax2(most_unit, __habs2(AsHalf2(unit[i / 2][i % 2])));
     const float low = LowF16(unit[i / 2][i % 2]), high = HighF16(unit[i / 2][i % 2]);
     uu[0] = __fmaf_rn(low, low, uu[0]);
     uu[1] = __fmaf_rn(high, high, uu[1]);
@@ -137,6 +157,7 @@ __device__ inline void QuantiseRows(const uint32_t (&z)[kGroups][2], int bits,
   for (int m = 16; m >= 4; m /= 2) {
     uu[0] += Xor(uu[0], m);
     uu[1] += Xor(uu[1], m);
+    most_unit = __hmax2(most_unit, AsHalf2(Xor(AsBits(most_unit), m)));
   }
   const bool odd = (g & 1) != 0;
   const float gain = codec::VGain(odd ? zz[1] : zz[0], odd ? zu[1] : zu[0], odd ? uu[1] : uu[0]);
@@ -146,10 +167,7 @@ __device__ inline void QuantiseRows(const uint32_t (&z)[kGroups][2], int bits,
     sums[j].zz = counts[j] ? zz[j] : 0.0f;
     sums[j].zu = zu[j];
     sums[j].uu = uu[j];
-    // The largest value has the last code; of 2 bits only where it reaches the step.
-    sums[j].max_unit = kBits == 8 || (kBits == 2 && top[j] >= steps.step[j])
-                           ? static_cast<float>(1 << (bits - 1)) - .5f
-                           : .5f;
+    sums[j].max_unit = j == 0 ? __low2float(most_unit) : __high2float(most_unit);
     sums[j].gain = counts[j] && zz[j] > 0 ? its : 0.0f;
   }
 }
