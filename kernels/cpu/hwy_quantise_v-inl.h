@@ -121,9 +121,10 @@ struct VGroup {  // what eight rows leave for the gains: z z, z u, u u and the g
   VF energy, zu, squares, gain;
 };
 
-// `coder(c, z, &u)`: the stored code of channel c, and u; called in the order of channels.
+// value: [channel][8 rows]. `coder(c, z, &u)`: the stored code of channel c, and u; called in the
+// order of channels.
 template <int kBits, class Coder>
-HWY_INLINE void CodeGroup(const EightRows& value, int d, VF energy, VF counted, const Coder& coder,
+HWY_INLINE void CodeGroup(const float* value, int d, VF energy, VF counted, const Coder& coder,
                           std::byte* codes, VGroup* out) {
   const U8x32 du;
   constexpr int kWordChannels = 16 / kBits;
@@ -247,21 +248,20 @@ bool DecodesFinite(const std::byte* codes, int d, VF gain) {
   return AllFiniteLanes(sum);
 }
 
-// The rounded values of a group's rows that count, 0 in the others; their energies, largest values.
-struct GroupValues {
-  HWY_ALIGN EightRows value;
-  VF energy, largest, counted;
-
-  GroupValues(const float* z, int d, int group, const RowMask& mask)
-      : largest(hn::Zero(F8())), counted(FloatOf(hn::Load(U8x32(), mask.bits + 8 * group))) {
-    energy = ChannelTree(d, [&](int c) HWY_ATTR {
-      const VF v = hn::And(counted, RoundF16(Load8(z + c * kLanes + 8 * group)));
-      Store8(v, value + 8 * c);
-      largest = hn::Max(largest, hn::Abs(v));
-      return hn::Mul(v, v);
-    });
-  }
-};
+// Rounds a group's rows that count to f16, 0 in the others, into `value` [channel][8 rows]. Returns
+// their sums of squares; *largest: magnitudes, of the widths whose step needs them.
+template <int kBits>
+HWY_INLINE VF RoundGroup(const float* z, int d, int group, VF counted, float* value, VF* largest) {
+  VF most = hn::Zero(F8());
+  const VF energy = ChannelTree(d, [&](int c) HWY_ATTR {
+    const VF v = hn::And(counted, RoundF16(Load8(z + c * kLanes + 8 * group)));
+    Store8(v, value + 8 * c);
+    if (!codec::IsTrellis(kBits)) most = hn::Max(most, hn::Abs(v));
+    return hn::Mul(v, v);
+  });
+  *largest = most;
+  return energy;
+}
 
 template <int kBits>
 QuantiseResult QuantiseRows(const float* z, int d, uint64_t rows, std::byte* gains,
@@ -270,26 +270,28 @@ QuantiseResult QuantiseRows(const float* z, int d, uint64_t rows, std::byte* gai
   VGroup groups[kGroups];
   VF max_gain = hn::Zero(F8());
   const size_t group_bytes = static_cast<size_t>(d * kBits);
+  HWY_ALIGN float values[kMaxHeadDim * kLanes];  // [group][channel][8 rows]
+  VF energy[kGroups], largest[kGroups], counted[kGroups];
+  for (int g = 0; g < kGroups; ++g) {
+    counted[g] = FloatOf(hn::Load(U8x32(), mask.bits + 8 * g));
+    energy[g] = RoundGroup<kBits>(z, d, g, counted[g], values + 8 * d * g, &largest[g]);
+    if (!AllFiniteLanes(energy[g])) return QuantiseResult::kNotF16;  // f16 squares fit f32
+  }
   [[maybe_unused]] TrellisPaths<kBits> paths;
   if constexpr (codec::IsTrellis(kBits)) {
-    for (int g = 0; g < kGroups; ++g) {
-      const GroupValues group(z, d, g, mask);
-      if (!AllFiniteLanes(group.energy)) return QuantiseResult::kNotF16;
-      paths.Search(g, group.value, d, group.energy);
-    }
+    for (int g = 0; g < kGroups; ++g) paths.Search(g, values + 8 * d * g, d, energy[g]);
     paths.Trace(d);
   }
   for (int g = 0; g < kGroups; ++g) {
-    const GroupValues group(z, d, g, mask);
-    if (!AllFiniteLanes(group.energy)) return QuantiseResult::kNotF16;  // f16 squares fit f32
+    const float* value = values + 8 * d * g;
     std::byte* at = codes + group_bytes * static_cast<size_t>(g);
     if constexpr (codec::IsTrellis(kBits)) {
       const auto coder = [&](int c, VF, VF* u) HWY_ATTR { return paths.Stored(g, c, u); };
-      CodeGroup<kBits>(group.value, d, group.energy, group.counted, coder, at, &groups[g]);
+      CodeGroup<kBits>(value, d, energy[g], counted[g], coder, at, &groups[g]);
     } else {
-      const VSteps steps = MakeSteps<kBits>(group.energy, group.largest);
+      const VSteps steps = MakeSteps<kBits>(energy[g], largest[g]);
       const auto coder = [&](int, VF v, VF* u) HWY_ATTR { return StoredCode<kBits>(v, steps, u); };
-      CodeGroup<kBits>(group.value, d, group.energy, group.counted, coder, at, &groups[g]);
+      CodeGroup<kBits>(value, d, energy[g], counted[g], coder, at, &groups[g]);
     }
     max_gain = hn::Max(max_gain, groups[g].gain);
   }

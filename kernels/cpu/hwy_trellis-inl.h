@@ -15,17 +15,16 @@
 HWY_BEFORE_NAMESPACE();
 namespace dyna::HWY_NAMESPACE {
 
-// Eight rows: their d values rounded to f16, [channel][row].
-using EightRows = float[kMaxHeadDim * 8];
-
-// Units of all levels, by level.
+// Units of all levels, by level; those of 1 bit twice.
 template <int kBits>
-HWY_INLINE VF TrellisUnits() {
-  HWY_ALIGN float units[8];
-  for (int level = 0; level < 8; ++level)
-    units[level] = codec::TrellisUnit(kBits, level % (2 << kBits));
-  return Load8(units);
-}
+struct TrellisTable {
+  static constexpr int kMask = (2 << kBits) - 1;
+  alignas(32) static constexpr float kUnits[8] = {
+      codec::TrellisUnit(kBits, 0),         codec::TrellisUnit(kBits, 1),
+      codec::TrellisUnit(kBits, 2),         codec::TrellisUnit(kBits, 3),
+      codec::TrellisUnit(kBits, 4 & kMask), codec::TrellisUnit(kBits, 5 & kMask),
+      codec::TrellisUnit(kBits, 6 & kMask), codec::TrellisUnit(kBits, 7 & kMask)};
+};
 
 // z' of the codes of eight rows, given in the order of channels.
 template <int kBits>
@@ -35,7 +34,7 @@ class TrellisReader {
       : x1_(hn::Zero(U8x32())),
         x2_(hn::Zero(U8x32())),
         gain_(gain),
-        units_(TrellisUnits<kBits>()) {}
+        units_(Load8(TrellisTable<kBits>::kUnits)) {}
 
   HWY_INLINE VF Next(VU stored) {
     const U8x32 du;
@@ -56,8 +55,8 @@ class TrellisReader {
 template <int kBits>
 class TrellisPaths {
  public:
-  // Forwards over the channels of group `g`.
-  HWY_INLINE void Search(int g, const EightRows& value, int d, VF energy) {
+  // Forwards over the channels of group `g`, whose values are [channel][8 rows].
+  HWY_INLINE void Search(int g, const float* value, int d, VF energy) {
     constexpr int kHalf = codec::TrellisMagnitudes(kBits);
     const F8 df;
     const VF rms = hn::Sqrt(hn::Div(energy, Set8(static_cast<float>(d))));
@@ -70,7 +69,7 @@ class TrellisPaths {
     const VF unreached = Set8(codec::kTrellisUnreached);
     VF c0 = hn::Zero(df), c1 = unreached, c2 = unreached, c3 = unreached;
     const auto bits = [](auto mask) HWY_ATTR {
-      uint8_t out[8] = {};
+      uint8_t out[8];
       hn::StoreMaskBits(F8(), mask, out);
       return out[0];
     };
@@ -131,7 +130,8 @@ class TrellisPaths {
     const VU second = hn::And(hn::ShiftRight<7>(all), two);
     VU level = hn::Or(hn::And(hn::ShiftRight<16>(all), one), hn::And(hn::ShiftRight<23>(all), two));
     level = hn::Or(level, hn::ShiftLeft<1>(second));
-    *unit = hn::TableLookupLanes(TrellisUnits<kBits>(), hn::IndicesFromVec(F8(), level));
+    *unit =
+        hn::TableLookupLanes(Load8(TrellisTable<kBits>::kUnits), hn::IndicesFromVec(F8(), level));
     return hn::Or(hn::And(all, one), second);
   }
 
