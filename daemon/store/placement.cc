@@ -8,8 +8,9 @@
 namespace dyna {
 namespace {
 
-constexpr uint64_t kEntryBytes = 96;  // of a block in RAM, as design 2 counts it
-constexpr float kRebookRatio = 1.4f;  // a reuse that moved by half an octave is told to the book
+constexpr double kTrigger = 1.0 / 128;  // pressure begins this far below the limit
+constexpr uint64_t kEntryBytes = 96;    // of a block in RAM, as design 2 counts it
+constexpr float kRebookRatio = 1.4f;    // a reuse that moved by half an octave is told to the book
 
 uint64_t HashWord(const BlockHash& hash) { return static_cast<uint64_t>(BlockHashHasher{}(hash)); }
 
@@ -44,7 +45,17 @@ uint64_t Store::Impl::Limit() const {
   return budget == 0 ? room : std::min(budget, room);
 }
 
+uint64_t Store::Impl::Target() const {
+  const uint64_t limit = Limit();
+  return limit - static_cast<uint64_t>(static_cast<double>(limit) * kTrigger);
+}
+
 uint64_t Store::Impl::Charged() const { return arena.used_bytes() + aux_bytes + basis_bytes; }
+
+int64_t Store::Impl::FixedBytes() const {
+  return static_cast<int64_t>(Charged() - arena.stats().retired_bytes - transcode_copies) -
+         book.bytes();
+}
 
 Result<Extent> Store::Impl::Reserve(uint64_t bytes, uint64_t serial) {
   if (!Fits(bytes)) {
@@ -58,6 +69,72 @@ Result<Extent> Store::Impl::Reserve(uint64_t bytes, uint64_t serial) {
     NeedTick();
   }
   return extent;
+}
+
+// Sets the price at which all that is held and the blocks of this put, whole, fit. At a lower one
+// they would fill the budget at many bits, and those that are complete would be pressed to their
+// floors to make room for the rest: bits that nobody gets back.
+void Store::Impl::Anticipate(StoreContext& ctx, TenantId tenant, const wire::Put& put) {
+  // Segments to come, by layer: neither held nor on their way.
+  std::vector<int> copies(put.shard.layer_end - put.shard.layer_begin);
+  for (const BlockHash& hash : put.hashes) {
+    const BlockRef block = blocks.Find({tenant, put.context, hash});
+    if (block && block->visible()) continue;
+    for (size_t at = 0; at < copies.size(); ++at)
+      copies[at] +=
+          !block || std::none_of(block->writers.begin(), block->writers.end(), [&](const auto& w) {
+            return w->shard == put.shard && w->taken[at];
+          });
+  }
+  struct Coming {
+    std::shared_ptr<const LadderSet> ladders;
+    std::vector<record::Cell> cells;
+    PricedSegment priced;
+    int copies = 0;
+  };
+  std::vector<Coming> coming;
+  const size_t heads = static_cast<size_t>(put.shard.head_end - put.shard.head_begin);
+  int64_t tile_bytes = 0, other_bytes = 0;
+  for (int layer = put.shard.layer_begin; layer < put.shard.layer_end; ++layer) {
+    const int of_layer = copies[static_cast<size_t>(layer - put.shard.layer_begin)];
+    if (of_layer == 0) continue;
+    const BasisName basis = ctx.CurrentBasis(layer);
+    Coming c;
+    c.ladders = ctx.Ladders(*policy, layer, basis, put.quality);
+    if (!c.ladders) return;
+    c.cells.resize(heads);
+    c.priced.ladders = c.ladders.get();
+    c.priced.cells = c.cells;
+    c.priced.head_begin = put.shard.head_begin;
+    c.priced.layer = layer;
+    c.priced.block = HashWord(put.hashes[0]);
+    std::vector<TilePlan> top(heads);
+    Decide(c.priced, kFreePrice, /*fresh=*/true, options.policy.price, top);
+    for (size_t h = 0; h < heads; ++h) {
+      c.cells[h].k_kind = top[h].k_kind;
+      c.cells[h].v_kind = top[h].v_kind;
+    }
+    const SegmentId id{put.context,
+                       basis,
+                       put.hashes[0],
+                       0,
+                       static_cast<uint16_t>(layer),
+                       put.shard.head_begin,
+                       static_cast<uint16_t>(heads),
+                       ctx.spec.layers[static_cast<size_t>(layer)].head_dim,
+                       ctx.spec.dtype};
+    const int64_t tiles = TileBytes(c.priced);
+    const auto whole = static_cast<int64_t>(EncodedBytes(id, top, 0, ctx.Find(basis)));
+    c.copies = of_layer;
+    tile_bytes += of_layer * tiles;
+    other_bytes += of_layer * (whole - tiles + static_cast<int64_t>(heads * sizeof(record::Cell)));
+    coming.push_back(std::move(c));
+  }
+  const int64_t budget_of_tiles = static_cast<int64_t>(Target()) - FixedBytes() - other_bytes;
+  if (book.bytes() + tile_bytes <= budget_of_tiles) return;
+  for (const Coming& c : coming) book.Expect(tenant, c.priced, c.copies);
+  book.Solve(budget_of_tiles);
+  for (const Coming& c : coming) book.Expect(tenant, c.priced, -c.copies);
 }
 
 std::vector<TilePlan> Store::Impl::PlanPut(StoreContext& ctx, TenantId tenant, const Shard& shard,
@@ -100,10 +177,11 @@ bool Store::Impl::Frozen(const Block& block) {
          (block.leases > 0 && block.lease_floor > block.quality);
 }
 
-PricedSegment Store::Impl::AsPriced(const Block& block, const Segment& s) const {
+PricedSegment Store::Impl::AsPriced(const Block& block, const Segment& s,
+                                    std::span<const record::Cell> cells) const {
   PricedSegment p;
   p.ladders = s.booked.get();
-  p.cells = {block.cells.data() + s.cell, s.kv_heads};
+  p.cells = cells.subspan(s.cell, s.kv_heads);
   p.head_begin = s.head_begin;
   p.layer = s.layer;
   p.block = HashWord(block.key.hash);
@@ -124,12 +202,27 @@ void Store::Impl::Book(Block& block, Segment& s) {
   s.booked_observed = std::any_of(block.history.begin(), block.history.end(), [&](const auto& h) {
     return h.Covers(s.layer) && h.observed(s.layer);
   });
-  book.Add(block.key.tenant, AsPriced(block, s));
+  book.Add(block.key.tenant, AsPriced(block, s, block.cells));
 }
 
 void Store::Impl::Unbook(Block& block, Segment& s) {
   if (!s.booked) return;
-  book.Remove(block.key.tenant, AsPriced(block, s));
+  book.Remove(block.key.tenant, AsPriced(block, s, block.cells));
+  s.booked.reset();
+}
+
+void Store::Impl::BookOpen(const Block& block, Writer& writer, Segment& s) {
+  const BasisName basis = s.basis != 0 ? s.basis : block.context->CurrentBasis(s.layer);
+  s.booked = block.context->Ladders(*policy, s.layer, basis, writer.quality);
+  if (!s.booked) return;
+  s.booked_h = 0;
+  s.booked_frozen = s.booked_observed = false;
+  book.Add(block.key.tenant, AsPriced(block, s, writer.cells));
+}
+
+void Store::Impl::UnbookOpen(const Block& block, const Writer& writer, Segment& s) {
+  if (!s.booked) return;
+  book.Remove(block.key.tenant, AsPriced(block, s, writer.cells));
   s.booked.reset();
 }
 

@@ -13,18 +13,17 @@ namespace {
 constexpr size_t kColdCandidates = 32;        // looked at, from the oldest, for the least reuse
 constexpr uint64_t kMovesAtOnce = 16u << 20;  // bytes of blocks that are on their way to disk
 constexpr double kPriceOctave = kEighths * kPriceSub;  // Price units to one doubling
-constexpr double kTrigger = 1.0 / 128;                 // pressure begins this far below the limit
+// Blocks under way are waited for as long as they get on; then they count as what cannot shrink.
+constexpr auto kOpenPatience = std::chrono::milliseconds(50);
 
 }  // namespace
 
 bool Store::Impl::Pressure(TimePoint until) {
-  const uint64_t limit = Limit();
-  uint64_t target = limit - static_cast<uint64_t>(static_cast<double>(limit) * kTrigger);
+  uint64_t target = Target();
   target -= std::min(target / 2, wanted_room);  // so that it fits when it is asked for again
   const uint64_t charged = Charged();
-  const auto fixed =
-      static_cast<int64_t>(charged) - book.bytes();  // headers, padding, metadata, raw
-  const int64_t tiles = static_cast<int64_t>(target) - fixed;
+  const int64_t tiles = static_cast<int64_t>(target) - FixedBytes();
+  const bool waits = open_bytes > 0 && clock.Now() - open_moved < kOpenPatience;
   counts.log2_price = book.price() / kPriceOctave;
   if (charged <= target) {
     overshoot = 0;
@@ -40,6 +39,7 @@ bool Store::Impl::Pressure(TimePoint until) {
   const uint64_t excess = charged - target - pending;
   const bool dear = book.price() > static_cast<Price>(options.spill_log2_price * kPriceOctave);
   if (!sweep_idle) DemoteSlice(until);
+  if (waits) return true;
   if (sweep_idle && transcodes == 0 && floors_fit && book.price() < kDearestPrice) {
     // The steps below this price are done or vanish in a segment's padding: ask for more of them.
     overshoot += std::max<int64_t>(static_cast<int64_t>(excess), book.bytes() / 256);
@@ -74,8 +74,8 @@ bool Store::Impl::DemoteSlice(TimePoint until) {
       if (!s.booked || s.transcoding || s.booked_frozen) continue;
       if (transcodes >= options.demotions_in_flight) break;
       PlanOfToday(*block, s, &plan_now);
-      Decide(AsPriced(*block, s), book.price(block->key.tenant), false, options.policy.price,
-             plan_now);
+      Decide(AsPriced(*block, s, block->cells), book.price(block->key.tenant), false,
+             options.policy.price, plan_now);
       bool fewer = false;
       for (size_t h = 0; h < plan_now.size(); ++h)
         fewer |= plan_now[h].k_kind != block->cells[s.cell + h].k_kind ||
@@ -146,6 +146,7 @@ bool Store::Impl::StartTranscode(const BlockRef& block, size_t index,
   ++transcodes;
   // Until the old extent goes both count: what is on its way is not asked for twice.
   transcode_gain += job->gain + job->to.size();
+  transcode_copies += job->to.size();
   const bool took_basis = job->name != s.basis;
   if (took_basis) UseBasis(ctx, job->name, +1);
   const uint32_t epoch = block->epoch;
@@ -155,6 +156,7 @@ bool Store::Impl::StartTranscode(const BlockRef& block, size_t index,
       [this, block, job, epoch, quality = block->quality, took_basis, layer, head, &ctx] {
         --transcodes;
         transcode_gain -= job->gain + job->to.size();
+        transcode_copies -= job->to.size();
         NeedTick();
         Segment* segment = block->epoch == epoch ? block->Find(layer, head) : nullptr;
         if (segment == nullptr || block->state() == BlockState::kGone) {

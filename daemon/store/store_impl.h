@@ -75,11 +75,20 @@ struct Store::Impl {
   uint64_t Charged() const;  // arena in use + metadata + bases
   bool Fits(uint64_t bytes) const { return Charged() + bytes <= Limit(); }
   Result<Extent> Reserve(uint64_t bytes, uint64_t serial);
+  // Live bytes that are not of booked tiles: headers, padding, metadata, raw.
+  int64_t FixedBytes() const;
+  uint64_t Target() const;  // Limit less a little: pressure begins here
+  void Anticipate(StoreContext& ctx, TenantId tenant, const wire::Put& put);
   std::vector<TilePlan> PlanPut(StoreContext& ctx, TenantId tenant, const Shard& shard, int layer,
                                 QualityClass quality, const BlockHash& hash, BasisName* basis);
   bool Priced(const Block& block) const;   // its tiles may be demoted
   static bool Frozen(const Block& block);  // but not now: pinned, or a lease promised more
-  PricedSegment AsPriced(const Block& block, const Segment& segment) const;
+  // `cells`: of the block, or of the writer that the segment is still of.
+  PricedSegment AsPriced(const Block& block, const Segment& segment,
+                         std::span<const record::Cell> cells) const;
+  // A writer's segments count at the price that they will have, though none shrinks before commit.
+  void BookOpen(const Block& block, Writer& writer, Segment& segment);
+  void UnbookOpen(const Block& block, const Writer& writer, Segment& segment);
   void Book(Block& block, Segment& segment);
   void Unbook(Block& block, Segment& segment);
   void BookAll(Block& block);
@@ -212,12 +221,15 @@ struct Store::Impl {
   bool sweep_idle = false;  // the last walk found nothing to demote
   size_t sweep_found = 0;   // in this walk
   uint32_t transcodes = 0, learning = 0;
+  uint64_t transcode_copies = 0;     // what they write: counted beside what it takes the place of
   uint64_t transcode_gain = 0;       // bytes that running demotions will free
   int64_t overshoot = 0;             // tile bytes asked for beyond the excess (padding)
   uint64_t disk_bytes = 0;           // on their way to a disk
   uint64_t rows_failed[2] = {0, 0};  // of EnsureRows; [1]: in the bank
   uint64_t in_flight = 0;            // codec jobs and disk operations
   Arena::Plan plan;                  // of the compaction under way
+  uint64_t open_bytes = 0;           // of blocks that are not complete: they cannot shrink yet
+  TimePoint open_moved;              // when one of them last got further
   uint64_t wanted_room = 0;          // somebody was told RETRY for want of this much
   uint64_t wanted_range = 0;         // an allocation failed although there was room
   bool draining = false;
