@@ -67,6 +67,8 @@ Result<Extent> Store::Impl::Reserve(uint64_t bytes, uint64_t serial) {
   if (!extent.ok()) {
     wanted_range = std::max(wanted_range, bytes);
     NeedTick();
+  } else {
+    wanted_room -= std::min(wanted_room, bytes);  // it is had: not to be made once more
   }
   return extent;
 }

@@ -14,7 +14,7 @@ constexpr size_t kColdCandidates = 32;        // looked at, from the oldest, for
 constexpr uint64_t kMovesAtOnce = 16u << 20;  // bytes of blocks that are on their way to disk
 constexpr double kPriceOctave = kEighths * kPriceSub;  // Price units to one doubling
 // Blocks under way are waited for as long as they get on; then they count as what cannot shrink.
-constexpr auto kOpenPatience = std::chrono::milliseconds(50);
+constexpr auto kOpenPatience = std::chrono::milliseconds(200);
 
 }  // namespace
 
@@ -23,7 +23,7 @@ bool Store::Impl::Pressure(TimePoint until) {
   target -= std::min(target / 2, wanted_room);  // so that it fits when it is asked for again
   const uint64_t charged = Charged();
   const int64_t tiles = static_cast<int64_t>(target) - FixedBytes();
-  const bool waits = open_bytes > 0 && clock.Now() - open_moved < kOpenPatience;
+  const bool waits = encoding > 0 || (open_bytes > 0 && clock.Now() - open_moved < kOpenPatience);
   counts.log2_price = book.price() / kPriceOctave;
   if (charged <= target) {
     overshoot = 0;

@@ -183,7 +183,7 @@ void Store::Put(const Caller& caller, const wire::Put& put, std::vector<KvView> 
       writer->reserved += work->extent.size();
       s.sessions[caller.session].open_bytes += work->extent.size();
       s.open_bytes += work->extent.size();
-      s.open_moved = s.clock.Now();
+      ++s.encoding;
       s.UseBasis(*ctx, basis, +1);
       works.push_back(std::move(work));
     }
@@ -287,6 +287,8 @@ void Store::Impl::EncodeBatch(const std::shared_ptr<PutOp>& op, StoreContext& ct
             continue;
           }
           --writer.encoding;
+          --encoding;
+          open_moved = clock.Now();
           Segment& segment =
               writer.segments[static_cast<size_t>(w->layer - writer.shard.layer_begin)];
           UnbookOpen(*w->block, writer, segment);

@@ -229,6 +229,7 @@ struct Store::Impl {
   uint64_t in_flight = 0;            // codec jobs and disk operations
   Arena::Plan plan;                  // of the compaction under way
   uint64_t open_bytes = 0;           // of blocks that are not complete: they cannot shrink yet
+  uint64_t encoding = 0;             // segments of theirs that a codec thread has
   TimePoint open_moved;              // when one of them last got further
   uint64_t wanted_room = 0;          // somebody was told RETRY for want of this much
   uint64_t wanted_range = 0;         // an allocation failed although there was room
