@@ -173,12 +173,12 @@ void Store::Impl::Persist(const BlockRef& block, std::function<void(Status)> don
     done({});
     return;
   }
-  if (block->banking) {  // of what was there when it began: this comes after it
-    block->banked.push_back([this, block, done = std::move(done)] { Persist(block, done); });
-    return;
-  }
   if (block->state() == BlockState::kGone) {
     done({StatusCode::kCancelled, "the block was dropped"});
+    return;
+  }
+  if (block->banking) {  // of what was there when it began: this comes after it
+    block->banked.push_back(std::move(done));
     return;
   }
   if (block->state() != BlockState::kResident) {
@@ -197,7 +197,7 @@ void Store::Impl::Persist(const BlockRef& block, std::function<void(Status)> don
   if (block->bank && block->bank->generation == generation)
     KeepAcknowledged(*block->bank, meta.get());
   meta->history_bytes = static_cast<uint32_t>(PackHistory(block->history).size());
-  WriteBlock(block, *bank, true, *meta, [block, meta, done = std::move(done)](Status status) {
+  WriteBlock(block, *bank, true, *meta, [this, block, meta, done = std::move(done)](Status status) {
     block->banking = false;
     // Also when another generation took its place meanwhile: the bank has this one, it is
     // acknowledged, and it outlives the newcomer.
@@ -209,7 +209,7 @@ void Store::Impl::Persist(const BlockRef& block, std::function<void(Status)> don
     }
     if (!status.ok()) LogWarn("bank: block not stored: {}", status.ToString());
     done(std::move(status));
-    for (auto& next : std::exchange(block->banked, {})) next();
+    for (auto& next : std::exchange(block->banked, {})) Persist(block, std::move(next));
   });
 }
 

@@ -182,7 +182,7 @@ void Store::Drain(TimePoint deadline, std::function<void()> done) {
   for (Block* b = s->blocks.newest(); b != nullptr; b = b->older)
     if (b->state() == BlockState::kResident) order->push_back(s->blocks.Find(b->key));
   auto step = std::make_shared<std::function<void()>>();
-  auto flush = [s, done = std::move(done), step] {
+  auto flush = [s, done = std::move(done)] {
     auto rows = [s](SpillStore* store) {
       if (store == nullptr) return;
       store->PutRow(record::PriceRow{0, Tier::kHost, s->book.price() / kPriceOctave},
@@ -193,9 +193,8 @@ void Store::Drain(TimePoint deadline, std::function<void()> done) {
             store->PutRow(ctx->learner.Row(l, ctx->tenant), [](Status) {});
     };
     rows(s->bank != nullptr ? s->bank : s->spill);
-    auto end = [s, done, step] {
+    auto end = [s, done] {
       s->on_idle = nullptr;
-      *step = nullptr;
       done();
     };
     auto flush_bank = [s, end] {
@@ -209,7 +208,7 @@ void Store::Drain(TimePoint deadline, std::function<void()> done) {
     else
       s->spill->Flush([flush_bank](Status) { flush_bank(); });
   };
-  *step = [s, order, deadline, flush, step, next = size_t{0}, flushing = false]() mutable {
+  *step = [s, order, deadline, flush, next = size_t{0}, flushing = false]() mutable {
     if (flushing) return;
     while (s->spill != nullptr && next < order->size() && s->clock.Now() < deadline &&
            s->disk_bytes < s->options.disk_in_flight) {
@@ -226,14 +225,8 @@ void Store::Drain(TimePoint deadline, std::function<void()> done) {
     flushing = true;
     s->loop.Post(flush);
   };
-  s->on_idle = [s, step] {
-    s->loop.Post([step] {
-      if (*step) (*step)();
-    });
-  };
-  s->loop.Post([step] {
-    if (*step) (*step)();
-  });
+  s->on_idle = [s, step] { s->loop.Post([step] { (*step)(); }); };
+  s->on_idle();
 }
 
 }  // namespace dyna

@@ -111,6 +111,10 @@ void Store::Impl::Gone(Block& block, bool on_disk_too) {
     loop.Post([waiter = std::move(waiter)] {
       waiter(Status(StatusCode::kMiss, "the block was dropped"));
     });
+  for (auto& waiter : std::exchange(block.banked, {}))
+    loop.Post([waiter = std::move(waiter)] {
+      waiter({StatusCode::kCancelled, "the block was dropped"});
+    });
   if (block.pinned) pinned_bytes -= std::exchange(block.pinned_bytes, 0);
   BlockRef keep = blocks.Find(block.key);
   Move(block, BlockState::kGone);
@@ -123,7 +127,12 @@ Store::Store(Parts parts, StoreOptions options)
     : impl_(std::make_unique<Impl>(parts, std::move(options))) {}
 
 Store::~Store() {
-  // Extents return to the arena before it goes.
+  // Extents return to the arena before it goes. Who waits for a disk holds the block that
+  // holds him; one that is gone holds nobody.
+  impl_->blocks.ForEach([](Block& block) {
+    block.loaded.clear();
+    block.banked.clear();
+  });
   impl_->folds.clear();
   impl_->drop.reset();
   impl_->plan = {};
