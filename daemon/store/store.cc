@@ -202,7 +202,13 @@ Result<OpenedContext> Store::OpenContext(const Caller& caller, const ContextSpec
   }
   if (profile && !ctx->profiled) {  // the first one given stays: tiles are coded in it
     ctx->profiled = true;
-    ctx->sensitivity = std::move(sensitivity);
+    if (ctx->omega.empty() && profile->has_omega()) {
+      for (const auto& layer : profile->cells)
+        for (const CellSensitivity& c : layer)
+          ctx->omega.insert(ctx->omega.end(), {c.omega_k, c.omega_v, c.k_error_l4, c.k_error_l2});
+      ctx->sensitivity = std::move(sensitivity);
+      impl_->RewriteContextRow(*ctx);
+    }
     for (size_t l = 0; l < profile->bases.size(); ++l) {
       if (!profile->bases[l]) continue;
       ctx->learner.SetProfileBasis(static_cast<int>(l), profile->bases[l]);

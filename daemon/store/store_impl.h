@@ -121,11 +121,15 @@ struct Store::Impl {
   // ---- disk.cc
   // The rows without which a block's own row is lost at the next start: asked for before it.
   void EnsureRows(StoreContext& ctx, SpillStore& store, bool bank, const Block& block);
+  void PutContextRow(StoreContext& ctx, SpillStore& store, bool to_bank);
+  void RewriteContextRow(StoreContext& ctx);  // where it is
   record::BlockMeta MetaOf(const Block& block) const;
   void WriteBlock(const BlockRef& block, SpillStore& store, bool to_bank, record::BlockMeta meta,
                   std::function<void(Status)> done);
   void Persist(const BlockRef& block, std::function<void(Status)> done);
   void PersistHistory(const BlockRef& block);
+  // Its rows, where a disk has the block: pinned or not, and till when it lives.
+  void PersistPin(const Block& block);
   void Spill(const BlockRef& block);
   // The bank has all that was committed of it, not only its first writer's shard.
   bool BankHolds(const Block& block) const;
@@ -137,10 +141,15 @@ struct Store::Impl {
   void DropBankCopy(Block& block, std::function<void(Status)> done);
 
   // ---- load.cc
+  // Its segments are those that the row lists, on a disk and not in RAM.
+  void TakeRow(Block& block, const record::BlockMeta& row);
   void TakeBankCopy(Block& block);  // what is spilled is from now on the bank's copy
   void Load(const BlockRef& block, std::function<void(const Status&)> done);
   void FinishLoad(const BlockRef& block, Status status);
   void Adopt(record::BlockMeta meta, Tier from);  // at start
+
+  // ---- manage.cc
+  void SetPinned(Block& block, bool pinned);
 
   // ---- report.cc, learn.cc
   void Enqueue(PendingReport report);
