@@ -312,7 +312,8 @@ void Store::Impl::CompactSlice() {
 
 void Store::Impl::ExpireSlice() {
   const TimePoint now = clock.Now();
-  leases.Expire(now);
+  for (const auto& [session, lease] : leases.Expire(now))
+    if (on_revoked) on_revoked(session, lease);
   for (auto it = sessions.begin(); it != sessions.end();) {
     auto next = std::next(it);
     auto writing = it->second.writing;

@@ -240,6 +240,10 @@ void Store::CloseSession(SessionId session) {
 
 void Store::OnBusy(std::function<void()> busy) { impl_->on_busy = std::move(busy); }
 
+void Store::OnLeaseRevoked(std::function<void(SessionId, uint64_t)> revoked) {
+  impl_->on_revoked = std::move(revoked);
+}
+
 bool Store::Tick() {
   Impl& s = *impl_;
   const TimePoint start = s.clock.Now();

@@ -232,6 +232,7 @@ struct Store::Impl {
   bool draining = false;
   TimePoint retry_disk_at;  // a full or failing spill is left alone till then
   std::function<void()> on_busy, on_idle;
+  std::function<void(SessionId, uint64_t)> on_revoked;
   StoreStats counts;
 };
 
