@@ -281,6 +281,9 @@ Result<std::unique_ptr<Server>> Server::Build(config::Options options,
   for (const config::TenantOptions& t : o.tenants)
     s.store->ConfigureTenant(TenantOfName(t.name), t.name, t.quota_bytes);
   s.store->OnBusy([p = impl.get()] { p->ArmTick(); });
+  s.store->OnLeaseRevoked([p = impl.get()](SessionId session, uint64_t lease) {
+    if (p->listener) p->listener->RevokeLease(session, lease);
+  });
 
   s.host.reset(new SessionHost{s.loop,
                                s.executor,

@@ -2,6 +2,7 @@
 // each block's floor; then the coldest blocks move to disk as they are; then the disk's own coldest
 // are dropped; only then do puts hear RETRY.
 #include <algorithm>
+#include <bit>
 
 #include "client/base/log.h"
 #include "daemon/policy/log2_byte.h"
@@ -180,6 +181,10 @@ bool Store::Impl::StartTranscode(const BlockRef& block, size_t index,
         counts.demoted_bytes += segment->bytes - std::min(segment->bytes, job->job.bytes);
         segment->extent = std::move(job->to);
         segment->bytes = job->job.bytes;
+        for (size_t h = 0; h < job->plan.size(); ++h) {
+          const uint64_t lived = segment->live.empty() ? ~uint64_t{0} : segment->live[h];
+          counts.dropped_tokens += static_cast<uint64_t>(std::popcount(lived & ~job->plan[h].live));
+        }
         segment->live.clear();
         if (std::any_of(job->plan.begin(), job->plan.end(),
                         [](const TilePlan& p) { return p.live != ~uint64_t{0}; }))
@@ -309,7 +314,8 @@ void Store::Impl::CompactSlice() {
 
 void Store::Impl::ExpireSlice() {
   const TimePoint now = clock.Now();
-  leases.Expire(now);
+  for (const auto& [session, lease] : leases.Expire(now))
+    if (on_revoked) on_revoked(session, lease);
   for (auto it = sessions.begin(); it != sessions.end();) {
     auto next = std::next(it);
     auto writing = it->second.writing;

@@ -130,11 +130,15 @@ struct Store::Impl {
   // ---- disk.cc
   // The rows without which a block's own row is lost at the next start: asked for before it.
   void EnsureRows(StoreContext& ctx, SpillStore& store, bool bank, const Block& block);
+  void PutContextRow(StoreContext& ctx, SpillStore& store, bool to_bank);
+  void RewriteContextRow(StoreContext& ctx);  // where it is
   record::BlockMeta MetaOf(const Block& block) const;
   void WriteBlock(const BlockRef& block, SpillStore& store, bool to_bank, record::BlockMeta meta,
                   std::function<void(Status)> done);
   void Persist(const BlockRef& block, std::function<void(Status)> done);
   void PersistHistory(const BlockRef& block);
+  // Its rows, where a disk has the block: pinned or not, and till when it lives.
+  void PersistPin(const Block& block);
   void Spill(const BlockRef& block);
   // The bank has all that was committed of it, not only its first writer's shard.
   bool BankHolds(const Block& block) const;
@@ -146,10 +150,15 @@ struct Store::Impl {
   void DropBankCopy(Block& block, std::function<void(Status)> done);
 
   // ---- load.cc
+  // Its segments are those that the row lists, on a disk and not in RAM.
+  void TakeRow(Block& block, const record::BlockMeta& row);
   void TakeBankCopy(Block& block);  // what is spilled is from now on the bank's copy
   void Load(const BlockRef& block, std::function<void(const Status&)> done);
   void FinishLoad(const BlockRef& block, Status status);
   void Adopt(record::BlockMeta meta, Tier from);  // at start
+
+  // ---- manage.cc
+  void SetPinned(Block& block, bool pinned);
 
   // ---- report.cc, learn.cc
   void Enqueue(PendingReport report);
@@ -236,6 +245,7 @@ struct Store::Impl {
   bool draining = false;
   TimePoint retry_disk_at;  // a full or failing spill is left alone till then
   std::function<void()> on_busy, on_idle;
+  std::function<void(SessionId, uint64_t)> on_revoked;
   StoreStats counts;
 };
 

@@ -305,5 +305,22 @@ TEST(StorePromises, OpaqueObjectsExpireAndCountAgainstTheQuota) {
   EXPECT_EQ(put(6, 0, 3).code(), StatusCode::kQuota);
 }
 
+TEST(StorePromises, ALeaseThatEndsByItselfIsTold) {
+  StoreHarness s;
+  std::vector<std::pair<SessionId, uint64_t>> told;
+  s.store->OnLeaseRevoked([&](SessionId session, uint64_t lease) {
+    told.emplace_back(session, lease);
+    s.store->CloseSession(session);  // as where it cannot be told any more
+  });
+  ASSERT_TRUE(s.PutBlock(1, 0).ok());
+  const auto kept = s.Lookup({1}), let_go = s.Lookup({1});
+  ASSERT_NE(kept.lease, 0u);
+  s.store->ReleaseLease(s.caller, let_go.lease);
+  s.clock.Advance(std::chrono::milliseconds(kept.ttl_ms + 1));
+  s.Settle();
+  EXPECT_EQ(told, (std::vector{std::pair(s.caller.session, kept.lease)}));
+  EXPECT_EQ(s.store->stats().leases, 0u);
+}
+
 }  // namespace
 }  // namespace dyna
