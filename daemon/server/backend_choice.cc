@@ -11,8 +11,9 @@ namespace dyna {
 namespace {
 
 #ifdef DYNA_WITH_CUDA
-// A lane holds memory of host and device; beyond these the copies gain nothing.
-constexpr uint32_t kMaxLanes = 8;
+// A lane holds memory of host and device. As many as codec threads: with half of them the others
+// waited, at half the rate (tests/bench/RESULTS.md).
+constexpr uint32_t kMaxLanes = 16;
 
 Status OpenCuda(const config::Options& o, BackendChoice* choice) {
   DYNA_ASSIGN_OR_RETURN(const CudaDevice found, FindCudaDevice());
