@@ -37,7 +37,8 @@ namespace {
 
 constexpr int kExitDeviceLost = 75;  // EX_TEMPFAIL
 // Together below the 5 s in which a lost device must be somebody else's.
-constexpr std::chrono::milliseconds kLostDrain{2000}, kLostGrace{2000};
+constexpr std::chrono::milliseconds kLostDrain{2000}, kLostGrace{1000};
+constexpr unsigned kLostSeconds = 4;  // then without closing: a call of the driver may hang
 
 Status MakeDirectory(const std::string& path) {
   std::error_code error;
@@ -234,6 +235,8 @@ void Server::Impl::DeviceLost(const std::string& error) {
   device_lost = error;
   exit_code = kExitDeviceLost;
   LogError("the GPU is lost ({}): stopping with exit code {}", error, kExitDeviceLost);
+  ::signal(SIGALRM, [](int) { _exit(kExitDeviceLost); });
+  ::alarm(kLostSeconds);
   if (!stopping) Stop(kLostDrain, kLostGrace);
 }
 
@@ -375,6 +378,8 @@ Server::~Server() {
   s.store.reset();
   s.ucx.reset();
   s.arena.reset();
+  s.backend.backend.reset();
+  if (!s.device_lost.empty()) ::alarm(0);  // closed in time
 }
 
 uint16_t Server::admin_port() const { return impl_->http ? impl_->http->port() : 0; }
