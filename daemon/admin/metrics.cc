@@ -262,6 +262,14 @@ const std::vector<Descriptor>& Table() {
       Counter("ucx_rescued_wakeups_total", "Work that only the safety tick found",
               VALUE(ucx.rescued_wakeups)),
 
+      // ---- the backend
+      Counter("device_failures_total", "Batches that the GPU could not do all of",
+              VALUE(backend.failures)),
+      Counter("device_redone_jobs_total", "Segments that the CPU coded for that reason",
+              VALUE(backend.redone_jobs)),
+      Gauge("device_lost", "1 when the GPU failed for good: the daemon stops with code 75",
+            [](const Snapshot& s, Samples& out) { out.Add(s.backend.lost ? 1 : 0); }),
+
       // ---- threads
       Gauge("codec_threads", "Threads that encode and decode", VALUE(codec_threads)),
       Gauge("codec_queue_jobs", "Jobs that wait for them", VALUE(codec_queue)),

@@ -285,7 +285,7 @@ bool Store::Impl::ApplyDrop(TimePoint until) {
       continue;
     }
     for (; work.next_segment < block->segments.size(); ++work.next_segment) {
-      if (clock.Now() >= until || transcodes >= options.demotions_in_flight ||
+      if (clock.Now() >= until || transcodes >= TranscodesAtOnce() ||
           block->segments[work.next_segment].transcoding)
         return true;
       if (!DropTokens(block, work.next_segment, work.next_block)) work.again = true;

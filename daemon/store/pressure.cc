@@ -3,6 +3,7 @@
 // are dropped; only then do puts hear RETRY.
 #include <algorithm>
 #include <bit>
+#include <utility>
 
 #include "client/base/log.h"
 #include "daemon/policy/log2_byte.h"
@@ -64,7 +65,7 @@ bool Store::Impl::DemoteSlice(TimePoint until) {
   }
   std::vector<TilePlan> plan_now;
   for (; block != nullptr; block = block->newer) {
-    if (transcodes >= options.demotions_in_flight || clock.Now() >= until) {
+    if (transcodes >= TranscodesAtOnce() || clock.Now() >= until) {
       sweep_at = blocks.Find(block->key);
       return true;
     }
@@ -73,7 +74,7 @@ bool Store::Impl::DemoteSlice(TimePoint until) {
     for (size_t i = 0; i < block->segments.size(); ++i) {
       Segment& s = block->segments[i];
       if (!s.booked || s.transcoding || s.booked_frozen) continue;
-      if (transcodes >= options.demotions_in_flight) break;
+      if (transcodes >= TranscodesAtOnce()) break;
       PlanOfToday(*block, s, &plan_now);
       Decide(AsPriced(*block, s, block->cells), book.price(block->key.tenant), false,
              options.policy.price, plan_now);
@@ -85,7 +86,7 @@ bool Store::Impl::DemoteSlice(TimePoint until) {
       if (!ref) ref = blocks.Find(block->key);
       if (StartTranscode(ref, i, plan_now, *s.booked)) ++sweep_found;
     }
-    if (transcodes >= options.demotions_in_flight) {
+    if (transcodes >= TranscodesAtOnce()) {
       sweep_at = blocks.Find(block->key);  // its other segments next time
       return true;
     }
@@ -152,59 +153,79 @@ bool Store::Impl::StartTranscode(const BlockRef& block, size_t index,
   if (took_basis) UseBasis(ctx, job->name, +1);
   const uint32_t epoch = block->epoch;
   const uint16_t layer = s.layer, head = s.head_begin;
-  RunCodec(
-      s.bytes, [&be = backend, job] { be.Transcode(std::span(&job->job, 1)); },
-      [this, block, job, epoch, quality = block->quality, took_basis, layer, head, &ctx] {
-        --transcodes;
-        transcode_gain -= job->gain + job->to.size();
-        transcode_copies -= job->to.size();
-        NeedTick();
-        Segment* segment = block->epoch == epoch ? block->Find(layer, head) : nullptr;
-        if (segment == nullptr || block->state() == BlockState::kGone) {
-          if (took_basis) UseBasis(ctx, job->name, -1);
-          return;
-        }
-        segment->transcoding = false;
-        // A lease granted, or a higher class asked meanwhile promised what the block was then.
-        if (!job->job.status.ok() || block->state() != BlockState::kResident || !segment->extent ||
-            Frozen(*block) || block->quality != quality) {
-          if (took_basis) UseBasis(ctx, job->name, -1);
-          if (!job->job.status.ok()) {
-            LogWarn("demotion of block {} layer {} failed: {}", block->index, layer,
-                    job->job.status.ToString());
-            Unbook(*block, *segment);  // it is not tried again
-          }
-          return;
-        }
-        Unbook(*block, *segment);
-        block->tenant->charged -= std::min<uint64_t>(block->tenant->charged, segment->bytes);
-        counts.demoted_bytes += segment->bytes - std::min(segment->bytes, job->job.bytes);
-        segment->extent = std::move(job->to);
-        segment->bytes = job->job.bytes;
-        for (size_t h = 0; h < job->plan.size(); ++h) {
-          const uint64_t lived = segment->live.empty() ? ~uint64_t{0} : segment->live[h];
-          counts.dropped_tokens += static_cast<uint64_t>(std::popcount(lived & ~job->plan[h].live));
-        }
-        segment->live.clear();
-        if (std::any_of(job->plan.begin(), job->plan.end(),
-                        [](const TilePlan& p) { return p.live != ~uint64_t{0}; }))
-          for (const TilePlan& p : job->plan) segment->live.push_back(p.live);
-        block->dropped |= !segment->live.empty();
-        segment->nmse = job->job.nmse + DroppedShare(job->plan);
-        if (took_basis) segment->basis = job->name;
-        block->tenant->charged += segment->bytes;
-        for (size_t h = 0; h < job->plan.size(); ++h) {
-          block->cells[segment->cell + h].k_kind = job->plan[h].k_kind;
-          block->cells[segment->cell + h].v_kind = job->plan[h].v_kind;
-        }
-        ++block->revision;
-        ++counts.demoted_segments;
-        Appraise(*block);
-        if (block->dropped) Charge(*block);
-        Book(*block, *segment);
-        sweep_idle = false;
-      });
+  pending_transcode_bytes += s.bytes;
+  pending_transcodes.push_back(
+      {&job->job, job,
+       [this, block, job, epoch, quality = block->quality, took_basis, layer, head, &ctx] {
+         --transcodes;
+         transcode_gain -= job->gain + job->to.size();
+         NeedTick();
+         Segment* segment = block->epoch == epoch ? block->Find(layer, head) : nullptr;
+         if (segment == nullptr || block->state() == BlockState::kGone) {
+           if (took_basis) UseBasis(ctx, job->name, -1);
+           return;
+         }
+         segment->transcoding = false;
+         // A lease granted, or a higher class asked meanwhile promised what the block was then.
+         if (!job->job.status.ok() || block->state() != BlockState::kResident || !segment->extent ||
+             Frozen(*block) || block->quality != quality) {
+           if (took_basis) UseBasis(ctx, job->name, -1);
+           if (!job->job.status.ok()) {
+             LogWarn("demotion of block {} layer {} failed: {}", block->index, layer,
+                     job->job.status.ToString());
+             Unbook(*block, *segment);  // it is not tried again
+           }
+           return;
+         }
+         Unbook(*block, *segment);
+         block->tenant->charged -= std::min<uint64_t>(block->tenant->charged, segment->bytes);
+         counts.demoted_bytes += segment->bytes - std::min(segment->bytes, job->job.bytes);
+         segment->extent = std::move(job->to);
+         segment->bytes = job->job.bytes;
+         segment->live.clear();
+         if (std::any_of(job->plan.begin(), job->plan.end(),
+                         [](const TilePlan& p) { return p.live != ~uint64_t{0}; }))
+           for (const TilePlan& p : job->plan) segment->live.push_back(p.live);
+         block->dropped |= !segment->live.empty();
+         segment->nmse = job->job.nmse + DroppedShare(job->plan);
+         if (took_basis) segment->basis = job->name;
+         block->tenant->charged += segment->bytes;
+         for (size_t h = 0; h < job->plan.size(); ++h) {
+           block->cells[segment->cell + h].k_kind = job->plan[h].k_kind;
+           block->cells[segment->cell + h].v_kind = job->plan[h].v_kind;
+         }
+         ++block->revision;
+         ++counts.demoted_segments;
+         Appraise(*block);
+         if (block->dropped) Charge(*block);
+         Book(*block, *segment);
+         sweep_idle = false;
+       }});
+  if (pending_transcode_bytes >= backend.batch_bytes()) FlushTranscodes();
   return true;
+}
+
+uint32_t Store::Impl::TranscodesAtOnce() const {
+  constexpr uint32_t kDeviceFactor = 8;  // one call of a device takes as many as a tick of the CPU
+  return options.demotions_in_flight * (backend.batch_bytes() != 0 ? kDeviceFactor : 1);
+}
+
+void Store::Impl::FlushTranscodes() {
+  if (pending_transcodes.empty()) return;
+  const size_t bytes = std::exchange(pending_transcode_bytes, 0);
+  auto batch = std::make_shared<std::vector<PendingTranscode>>(std::move(pending_transcodes));
+  pending_transcodes.clear();
+  RunCodec(
+      bytes,
+      [&be = backend, batch] {
+        std::vector<TranscodeJob> jobs;
+        for (const PendingTranscode& p : *batch) jobs.push_back(*p.job);
+        be.Transcode(jobs);
+        for (size_t i = 0; i < jobs.size(); ++i) *(*batch)[i].job = std::move(jobs[i]);
+      },
+      [batch] {
+        for (const PendingTranscode& p : *batch) p.done();
+      });
 }
 
 bool Store::Impl::MoveColdBlocks(uint64_t excess) {

@@ -6,9 +6,6 @@
 namespace dyna {
 namespace {
 
-// Segments of one codec job: enough to amortise the hop, few enough to spread over the threads.
-constexpr size_t kJobBytes = 512u << 10;
-
 std::string Where(const Shard& shard) {
   return "layers " + std::to_string(shard.layer_begin) + ".." + std::to_string(shard.layer_end) +
          ", heads " + std::to_string(shard.head_begin) + ".." + std::to_string(shard.head_end);
@@ -210,7 +207,7 @@ void Store::Put(const Caller& caller, const wire::Put& put, std::vector<KvView> 
 
   for (size_t begin = 0; begin < works.size();) {
     size_t bytes = 0, end = begin;
-    while (end < works.size() && (end == begin || bytes < kJobBytes)) {
+    while (end < works.size() && (end == begin || bytes < s.JobBytes())) {
       bytes += RawSegmentBytes(works[end]->job.id);
       ++end;
     }

@@ -256,6 +256,7 @@ bool Store::Tick() {
   s.StartReports();
   more |= s.DropSlice(until);
   more |= s.Pressure(until);
+  s.FlushTranscodes();
   if (s.wanted_range != 0) s.CompactSlice();
   if (!s.dirty_history.empty()) {
     BlockRef block = s.dirty_history.front().lock();

@@ -64,6 +64,9 @@ struct Store::Impl {
   StoreContext* Context(TenantId tenant, Fingerprint context);
   // Work on a codec thread, then `done` here; counted, so that a drain can wait for it.
   void RunCodec(size_t bytes, std::function<void()> work, std::function<void()> done);
+  // Source or decoded bytes of one codec job: enough to amortise the hop, few enough to spread over
+  // the threads; more where the backend is a device.
+  size_t JobBytes() const { return std::max(size_t{512} << 10, backend.batch_bytes()); }
   void NeedTick();
   void Gone(Block& block, bool on_disk_too);  // out of the table, tiers and books
   // The one way to another state. False after a transition that is not legal: the block is then a
@@ -184,6 +187,9 @@ struct Store::Impl {
   // ---- pressure.cc
   bool Pressure(TimePoint until);
   bool DemoteSlice(TimePoint until);
+  // Hands what StartTranscode gathered to the codec: at the end of a tick at the latest.
+  void FlushTranscodes();
+  uint32_t TranscodesAtOnce() const;
   bool StartTranscode(const BlockRef& block, size_t segment, std::vector<TilePlan> plan,
                       const LadderSet& ladders);
   bool MoveColdBlocks(uint64_t excess);
@@ -230,7 +236,15 @@ struct Store::Impl {
   bool sweep_idle = false;  // the last walk found nothing to demote
   size_t sweep_found = 0;   // in this walk
   uint32_t transcodes = 0, learning = 0;
-  uint64_t transcode_copies = 0;     // what they write: counted beside what it takes the place of
+  uint64_t transcode_copies = 0;  // what they write: counted beside what it takes the place of
+  // Demotions that become one call of the backend.
+  struct PendingTranscode {
+    TranscodeJob* job;
+    std::shared_ptr<void> owner;  // of what `job` names
+    std::function<void()> done;   // on the loop
+  };
+  std::vector<PendingTranscode> pending_transcodes;
+  size_t pending_transcode_bytes = 0;
   uint64_t transcode_gain = 0;       // bytes that running demotions will free
   int64_t overshoot = 0;             // tile bytes asked for beyond the excess (padding)
   uint64_t disk_bytes = 0;           // on their way to a disk
