@@ -185,7 +185,7 @@ Status DeviceBatch::Collect(CUstream_st* stream) {
   }
   for (size_t j = 0; j < quantises_.size(); ++j) {
     quantises_[j].flags = results[first_results_[j]].flags;
-    quantises_[j].v_exp = results[first_results_[j]].v_exp;
+    quantises_[j].v_exp = static_cast<int8_t>(results[first_results_[j]].v_exp);
   }
   return {};
 }

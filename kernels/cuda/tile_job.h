@@ -109,8 +109,9 @@ struct TileResult {
   float energy = 0;        // as ErrorSums of the CPU: of y for K, of z for V
   float error = 0;
   float x_energy = 0;  // of x, where measure_x asked for it
-  int8_t v_exp = 0;    // of coded V: the directory gets it at the end
+  int32_t v_exp = 0;   // of coded V: the directory gets it at the end
 };
+static_assert(sizeof(TileResult) == 24, "copied to the host whole: no byte that nobody writes");
 
 // What becomes of a segment when its tiles are written. Its header and directory are made by the
 // host; the numbers that only the tiles know are put in here.
