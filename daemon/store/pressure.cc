@@ -159,6 +159,7 @@ bool Store::Impl::StartTranscode(const BlockRef& block, size_t index,
        [this, block, job, epoch, quality = block->quality, took_basis, layer, head, &ctx] {
          --transcodes;
          transcode_gain -= job->gain + job->to.size();
+         transcode_copies -= job->to.size();
          NeedTick();
          Segment* segment = block->epoch == epoch ? block->Find(layer, head) : nullptr;
          if (segment == nullptr || block->state() == BlockState::kGone) {
@@ -182,6 +183,11 @@ bool Store::Impl::StartTranscode(const BlockRef& block, size_t index,
          counts.demoted_bytes += segment->bytes - std::min(segment->bytes, job->job.bytes);
          segment->extent = std::move(job->to);
          segment->bytes = job->job.bytes;
+         for (size_t h = 0; h < job->plan.size(); ++h) {
+           const uint64_t lived = segment->live.empty() ? ~uint64_t{0} : segment->live[h];
+           counts.dropped_tokens +=
+               static_cast<uint64_t>(std::popcount(lived & ~job->plan[h].live));
+         }
          segment->live.clear();
          if (std::any_of(job->plan.begin(), job->plan.end(),
                          [](const TilePlan& p) { return p.live != ~uint64_t{0}; }))
