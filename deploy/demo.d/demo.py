@@ -28,7 +28,9 @@ from workers import BLOCK, Document, Endpoint, Prefiller, Reader  # noqa: E402
 PREFIX, TAIL, CONTINUATION = 3072, 64, 256  # tokens
 FIRST_TEXT, MAIN_TEXT = "tarfile", "gitmanual"  # a program, then a manual: two kinds of text
 STEPS = (2.0, 3.0, 4.2, 6.0)  # the budget, as raw bytes over it
-LIMITS = {4.2: (0.995, 0.006), 6.0: (0.985, 0.015)}  # least retention, most KL
+# Least retention, most KL. Perplexity of 256 tokens moves by .2 % from run to run while KL stays
+# (99.59 % and 99.80 % at .0013 and .0012): KL is the gate, retention the backstop.
+LIMITS = {4.2: (0.993, 0.006), 6.0: (0.985, 0.015)}
 HISTORY_BYTES, ENTRY_CELL, ENTRY_BLOCK = 8, 6, 96  # of the store, beside segments (formats 6)
 
 
