@@ -16,7 +16,7 @@ constexpr double kBalancedBits = 1;
 // The pair's errors were measured as KL of a whole model at one rung (policy 4); below (2, 2) on
 // two tuning passages, scaled to it. With V on the trellis (3, 2) measured as well as (2, 4) there,
 // at fewer bytes, but worse in the demo, whose basis is of one document: K goes to 2 bits first.
-// Not by way of 3, which the demo liked less as well (4.2 x: KL .0018 against .0011).
+// Not by way of 3, which the demo liked less as well (4.2 x: KL .0018 against .0013).
 struct PairRung {
   double k_bits;
   int v_bits;

@@ -73,70 +73,15 @@ Result<Extent> Store::Impl::Reserve(uint64_t bytes, uint64_t serial) {
   return extent;
 }
 
-// Sets the price at which all that is held and the blocks of this put, whole, fit. At a lower one
-// they would fill the budget at many bits, and those that are complete would be pressed to their
-// floors to make room for the rest: bits that nobody gets back.
-void Store::Impl::Anticipate(StoreContext& ctx, TenantId tenant, const wire::Put& put) {
-  // Segments to come, by layer: neither held nor on their way.
-  std::vector<int> copies(put.shard.layer_end - put.shard.layer_begin);
-  for (const BlockHash& hash : put.hashes) {
-    const BlockRef block = blocks.Find({tenant, put.context, hash});
-    if (block && block->visible()) continue;
-    for (size_t at = 0; at < copies.size(); ++at)
-      copies[at] +=
-          !block || std::none_of(block->writers.begin(), block->writers.end(), [&](const auto& w) {
-            return w->shard == put.shard && w->taken[at];
-          });
-  }
-  struct Coming {
-    std::shared_ptr<const LadderSet> ladders;
-    std::vector<record::Cell> cells;
-    PricedSegment priced;
-    int copies = 0;
-  };
-  std::vector<Coming> coming;
-  const size_t heads = static_cast<size_t>(put.shard.head_end - put.shard.head_begin);
-  int64_t tile_bytes = 0, other_bytes = 0;
-  for (int layer = put.shard.layer_begin; layer < put.shard.layer_end; ++layer) {
-    const int of_layer = copies[static_cast<size_t>(layer - put.shard.layer_begin)];
-    if (of_layer == 0) continue;
-    const BasisName basis = ctx.CurrentBasis(layer);
-    Coming c;
-    c.ladders = ctx.Ladders(*policy, layer, basis, put.quality);
-    if (!c.ladders) return;
-    c.cells.resize(heads);
-    c.priced.ladders = c.ladders.get();
-    c.priced.cells = c.cells;
-    c.priced.head_begin = put.shard.head_begin;
-    c.priced.layer = layer;
-    c.priced.block = HashWord(put.hashes[0]);
-    std::vector<TilePlan> top(heads);
-    Decide(c.priced, kFreePrice, /*fresh=*/true, options.policy.price, top);
-    for (size_t h = 0; h < heads; ++h) {
-      c.cells[h].k_kind = top[h].k_kind;
-      c.cells[h].v_kind = top[h].v_kind;
-    }
-    const SegmentId id{put.context,
-                       basis,
-                       put.hashes[0],
-                       0,
-                       static_cast<uint16_t>(layer),
-                       put.shard.head_begin,
-                       static_cast<uint16_t>(heads),
-                       ctx.spec.layers[static_cast<size_t>(layer)].head_dim,
-                       ctx.spec.dtype};
-    const int64_t tiles = TileBytes(c.priced);
-    const auto whole = static_cast<int64_t>(EncodedBytes(id, top, 0, ctx.Find(basis)));
-    c.copies = of_layer;
-    tile_bytes += of_layer * tiles;
-    other_bytes += of_layer * (whole - tiles + static_cast<int64_t>(heads * sizeof(record::Cell)));
-    coming.push_back(std::move(c));
-  }
-  const int64_t budget_of_tiles = static_cast<int64_t>(Target()) - FixedBytes() - other_bytes;
-  if (book.bytes() + tile_bytes <= budget_of_tiles) return;
-  for (const Coming& c : coming) book.Expect(tenant, c.priced, c.copies);
-  book.Solve(budget_of_tiles);
-  for (const Coming& c : coming) book.Expect(tenant, c.priced, -c.copies);
+PricedSegment Store::Impl::Fresh(const LadderSet& ladders, std::span<const record::Cell> cells,
+                                 const Shard& shard, int layer, const BlockHash& hash) {
+  PricedSegment priced;
+  priced.ladders = &ladders;
+  priced.cells = cells;
+  priced.head_begin = shard.head_begin;
+  priced.layer = layer;
+  priced.block = HashWord(hash);
+  return priced;
 }
 
 std::vector<TilePlan> Store::Impl::PlanPut(StoreContext& ctx, TenantId tenant, const Shard& shard,
@@ -148,12 +93,7 @@ std::vector<TilePlan> Store::Impl::PlanPut(StoreContext& ctx, TenantId tenant, c
   if (!ladders) return {};
   std::vector<record::Cell> cells(heads);
   std::vector<TilePlan> out(heads);
-  PricedSegment priced;
-  priced.ladders = ladders.get();
-  priced.cells = cells;
-  priced.head_begin = shard.head_begin;
-  priced.layer = layer;
-  priced.block = HashWord(hash);
+  const PricedSegment priced = Fresh(*ladders, cells, shard, layer, hash);
   Decide(priced, book.price(tenant), /*fresh=*/true, options.policy.price, out);
   if (std::none_of(out.begin(), out.end(),
                    [](const TilePlan& p) { return kind::IsLevel(p.k_kind); }))

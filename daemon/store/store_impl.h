@@ -81,7 +81,10 @@ struct Store::Impl {
   // Live bytes that are not of booked tiles: headers, padding, metadata, raw.
   int64_t FixedBytes() const;
   uint64_t Target() const;  // Limit less a little: pressure begins here
-  void Anticipate(StoreContext& ctx, TenantId tenant, const wire::Put& put);
+  // As a put enters the book: never reported, no reuse. Views what it is given.
+  static PricedSegment Fresh(const LadderSet& ladders, std::span<const record::Cell> cells,
+                             const Shard& shard, int layer, const BlockHash& hash);
+  void Anticipate(StoreContext& ctx, TenantId tenant, const wire::Put& put);  // anticipate.cc
   std::vector<TilePlan> PlanPut(StoreContext& ctx, TenantId tenant, const Shard& shard, int layer,
                                 QualityClass quality, const BlockHash& hash, BasisName* basis);
   bool Priced(const Block& block) const;   // its tiles may be demoted

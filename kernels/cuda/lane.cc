@@ -8,6 +8,24 @@
 #include "kernels/cuda/host_rows.h"
 
 namespace dyna::cuda {
+namespace {
+
+// What the device wrote of one segment, to whoever asked for it.
+template <class DeviceJob, class Job>
+void Deliver(const DeviceJob& from, const std::byte* bytes, Job* job) {
+  job->status = from.status;
+  job->bytes = from.place.bytes;
+  job->nmse = from.place.nmse;
+  if (!job->status.ok()) return;
+  if (job->out.size() < job->bytes) {
+    job->status = TooLarge("segment: needs " + std::to_string(job->bytes) + " bytes, has " +
+                           std::to_string(job->out.size()));
+    return;
+  }
+  std::memcpy(job->out.data(), bytes, job->bytes);
+}
+
+}  // namespace
 
 size_t OutBytes(const EncodeJob& job) {
   std::vector<TilePlan> plan(job.plan.begin(), job.plan.end());
@@ -84,17 +102,7 @@ Status Lane::Encode(std::span<EncodeJob*> jobs) {
         ++kept;
         continue;
       }
-      EncodeJob* job = owners[i];
-      job->status = d.status;
-      job->bytes = d.place.bytes;
-      job->nmse = d.place.nmse;
-      if (!job->status.ok()) continue;
-      if (job->out.size() < job->bytes) {
-        job->status = TooLarge("segment: needs " + std::to_string(job->bytes) + " bytes, has " +
-                               std::to_string(job->out.size()));
-        continue;
-      }
-      std::memcpy(job->out.data(), out_.host(at[i]), job->bytes);
+      Deliver(d, out_.host(at[i]), owners[i]);
     }
     batch.resize(kept);
     plans.resize(kept);
@@ -209,7 +217,6 @@ Status Lane::Transcode(std::span<TranscodeJob*> jobs) {
     for (size_t i = 0; i < batch.size(); ++i) {
       if (done[i]) continue;
       DeviceTranscode& d = batch[i];
-      TranscodeJob* job = owners[i];
       if (d.status.code() == StatusCode::kTooLarge && d.above_top != 0) {
         bool stays = false;
         for (size_t h = 0; h < plans[i].size() && h < 64; ++h) {
@@ -222,16 +229,7 @@ Status Lane::Transcode(std::span<TranscodeJob*> jobs) {
       }
       done[i] = true;
       --left;
-      job->status = d.status;
-      job->bytes = d.place.bytes;
-      job->nmse = d.place.nmse;
-      if (!job->status.ok()) continue;
-      if (job->out.size() < job->bytes) {
-        job->status = TooLarge("segment: needs " + std::to_string(job->bytes) + " bytes, has " +
-                               std::to_string(job->out.size()));
-        continue;
-      }
-      std::memcpy(job->out.data(), out_.host(at[i]), job->bytes);
+      Deliver(d, out_.host(at[i]), owners[i]);
     }
   }
   return {};
