@@ -9,6 +9,7 @@
 #include "client/base/log.h"
 #include "daemon/config/config.h"
 #include "daemon/config/machine.h"
+#include "daemon/server/backend_choice.h"
 #include "daemon/server/server.h"
 #include "daemon/server/store_mapping.h"
 
@@ -19,11 +20,12 @@
 namespace dyna {
 namespace {
 
-// Exit codes, as in sysexits.h: 78 is a configuration error, 1 anything else that stops a start.
+// Exit codes, as in sysexits.h: 78 is a configuration error, 75 a lost device (start it again:
+// server.h), 1 anything else that stops a start.
 constexpr int kExitConfig = 78;
 
 struct Arguments {
-  std::string config, socket, state_dir, arena, budget, log_level;
+  std::string config, socket, state_dir, arena, budget, backend, log_level;
   std::optional<int> admin_port;
   bool check = false, print = false;
 };
@@ -33,17 +35,17 @@ Result<config::Options> OptionsFrom(const Arguments& a) {
   if (!a.config.empty()) {
     DYNA_ASSIGN_OR_RETURN(options, config::Load(a.config));
   }
-  const std::pair<const char*, const std::string*> keys[] = {{"server.socket", &a.socket},
-                                                             {"server.state_dir", &a.state_dir},
-                                                             {"arena.bytes", &a.arena},
-                                                             {"budget.bytes", &a.budget},
-                                                             {"log.level", &a.log_level}};
+  const std::pair<const char*, const std::string*> keys[] = {
+      {"server.socket", &a.socket},   {"server.state_dir", &a.state_dir},
+      {"arena.bytes", &a.arena},      {"budget.bytes", &a.budget},
+      {"server.backend", &a.backend}, {"log.level", &a.log_level}};
   for (const auto& [key, value] : keys)
     if (!value->empty()) DYNA_RETURN_IF_ERROR(config::Set(options, key, *value));
   if (a.admin_port)
     DYNA_RETURN_IF_ERROR(config::Set(options, "admin.port", std::to_string(*a.admin_port)));
   DYNA_RETURN_IF_ERROR(config::Validate(options));
   DYNA_RETURN_IF_ERROR(CheckPolicy(options));
+  DYNA_RETURN_IF_ERROR(CheckBackend(options));
   return config::Resolve(options, config::ThisMachine());
 }
 
@@ -59,6 +61,7 @@ int Main(int argc, char** argv) {
   app.add_option("--state-dir", a.state_dir, "where spill and bank live (server.state_dir)");
   app.add_option("--arena", a.arena, "memory for encoded blocks, e.g. 8GiB (arena.bytes)");
   app.add_option("--budget", a.budget, "bytes that blocks may hold of it (budget.bytes)");
+  app.add_option("--backend", a.backend, "auto, cpu or cuda (server.backend)");
   app.add_option("--admin-port", a.admin_port,
                  "port of the admin page, 0: any free one (admin.port)");
   app.add_option("--log-level", a.log_level, "debug, info, warn or error (log.level)");
@@ -84,7 +87,9 @@ int Main(int argc, char** argv) {
   std::function<Result<config::Options>()> reload;
   if (!a.config.empty()) reload = [a] { return OptionsFrom(a); };
   int code = 1;
-  auto server = Server::Build(*options, std::move(reload));
+  auto backend = ChooseBackend(*options);
+  auto server = backend.ok() ? Server::Build(*options, std::move(*backend), std::move(reload))
+                             : Result<std::unique_ptr<Server>>(backend.status());
   if (!server.ok()) {
     LogError("cannot start: {}", server.status().ToString());
   } else {

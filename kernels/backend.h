@@ -83,8 +83,7 @@ struct DecodeJob {
 
 // Fewer bits (design 2, demotion). Within a basis it stays in the coded domain; from plain to a
 // level it decodes and encodes once, with `basis`. Pins and the block's identity are kept. Never
-// more bits: INVALID. V keeps its mean gain on the way (codec_math.h: DemotionGain). A segment that
-// has a basis keeps it.
+// more bits: INVALID. A segment that has a basis keeps it.
 struct TranscodeJob {
   std::span<const std::byte> segment;
   const Basis* basis = nullptr;  // the segment's own, or the one its first level will fix
@@ -149,6 +148,10 @@ class Backend {
   virtual ~Backend() = default;
   virtual std::string_view name() const = 0;         // "cpu"
   virtual std::string_view description() const = 0;  // "cpu (AVX2)"
+  // Source or decoded bytes of a call from which on more jobs in it gain nothing; 0: one is enough.
+  virtual size_t batch_bytes() const { return 0; }
+  // True once and for all when no later call can succeed; then jobs end INTERNAL. Any thread.
+  virtual bool lost() const { return false; }
   virtual void Encode(std::span<EncodeJob> jobs) = 0;
   virtual void Decode(std::span<DecodeJob> jobs) = 0;
   virtual void Transcode(std::span<TranscodeJob> jobs) = 0;

@@ -246,36 +246,27 @@ DYNA_HD inline float DecodeK(int code, const KScale& k) {
 
 // ---- V, per token over the channels of z = H v
 
-// Step of the codes before the gain; b = 1 needs none. REQUIRES sum_zz > 0.
-DYNA_HD inline float VStep(int bits, float sum_zz, float max_abs, int d) {
-  if (bits == 2) return 1.075f * std::sqrt(sum_zz / static_cast<float>(d));
+// 4 and 8 bits; 1 and 2 are trellis-coded: trellis.h.
+
+// Step of the codes before the gain. REQUIRES max_abs > 0.
+DYNA_HD inline float VStep(int bits, float max_abs) {
   return 2.0f * max_abs / static_cast<float>(1 << bits);
 }
 // The stored code: 0 .. 2^b - 1.
 DYNA_HD inline int VCode(float z, int bits, float step) {
-  if (bits == 1) return z >= 0 ? 1 : 0;
   const int half = 1 << (bits - 1);
   return FloorClamped(z / step, -half, half - 1) + half;
 }
 DYNA_HD inline float VUnit(int stored, int bits) {
   return static_cast<float>(stored - (1 << (bits - 1))) + 0.5f;
 }
+// At every width. Unbiased: <z, z'> = <z, z>, capped where that would make the error exceed zz.
 DYNA_HD inline float VGain(float sum_zz, float sum_zu, float sum_uu) {
+  if (!(sum_zu > 0)) return 0;  // a trellis may have had no better path
   const float unbiased = sum_zz / sum_zu, capped = 2.0f * sum_zu / sum_uu;
   return unbiased < capped ? unbiased : capped;
 }
-// What z' of `from` bits is multiplied by before it is quantised to `to`: a quantiser's output is
-// no Gaussian any more, and its gain would shrink it (2 -> 1: by 2.1 %). Measured on Gaussian rows;
-// real V agrees within .001. So <z, z'> = <z, z> holds over the whole ladder.
-DYNA_HD constexpr float DemotionGain(int from, int to) {
-  if (from == 2 && to == 1) return 1.0216f;
-  if (from == 4 && to == 1) return 1.0036f;
-  if (from == 4 && to == 2) return 1.0018f;
-  return 1.0f;
-}
-DYNA_HD inline float DecodeV(int stored, int bits, float gain) {
-  return RoundF16(gain * VUnit(stored, bits));
-}
+DYNA_HD inline float DecodeV(float unit, float gain) { return RoundF16(gain * unit); }
 
 // ---- packing (formats 3 and 4)
 

@@ -17,7 +17,8 @@
 namespace dyna {
 
 inline constexpr int kSegmentHeaderBytes = 128;
-inline constexpr uint16_t kSegmentVersion = 1;
+// 2: V at 1 and 2 bits is trellis-coded.
+inline constexpr uint16_t kSegmentVersion = 2;
 inline constexpr uint16_t kSegmentCrcValid = 1 << 0;
 inline constexpr uint16_t kSegmentErrorIsEstimate = 1 << 1;
 

@@ -134,7 +134,8 @@ TEST_F(SegmentDoor, RefusesEveryTruncation) {
 
 TEST_F(SegmentDoor, NamesTheField) {
   Refused(0, 'X', "magic");
-  Refused(at::kVersionAt, 2, "version");
+  Refused(at::kVersionAt, 1, "version");
+  Refused(at::kVersionAt, 3, "version");
   Refused(at::kHeaderBytesAt, 64, "header bytes");
   Refused(at::kFingerprintAt, 8, "context");
   Refused(at::kBasisAt, 0, "basis");

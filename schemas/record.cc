@@ -12,7 +12,7 @@ namespace dyna::record {
 namespace {
 
 constexpr uint32_t kMaxTableDepth = 16, kMaxTables = 4096;
-constexpr uint8_t kPinned = 1, kOpaque = 2, kDropped = 4;  // BlockFixed.flags
+constexpr uint8_t kPinned = 1, kOpaque = 2, kDropped = 4, kDropDue = 8;  // BlockFixed.flags
 
 using Builder = flatbuffers::FlatBufferBuilder;
 template <typename T>
@@ -52,8 +52,9 @@ Body Build(Builder& b, const BlockMeta& m) {
   std::vector<fb::LayerClock> clocks;
   for (const LayerClock& c : m.clocks) clocks.emplace_back(c.tokens, c.reports);
 
-  const uint8_t flags = static_cast<uint8_t>((m.pinned ? kPinned : 0) | (m.opaque ? kOpaque : 0) |
-                                             (m.dropped ? kDropped : 0));
+  const uint8_t flags =
+      static_cast<uint8_t>((m.pinned ? kPinned : 0) | (m.opaque ? kOpaque : 0) |
+                           (m.dropped ? kDropped : 0) | (m.drop_due ? kDropDue : 0));
   const fb::BlockFixed fixed(
       m.key.tenant, m.key.context, m.reuse_at_ms, m.expires_at_ms, ToFb(m.key.hash), ToFb(m.parent),
       m.index, m.generation, m.revision, m.reuse, m.nmse, m.mean_bits, m.history_bytes,
@@ -82,9 +83,10 @@ Body Build(Builder& b, const ContextRow& c) {
   const auto adapter = b.CreateString(c.spec.adapter);
   const auto layers_at = b.CreateVectorOfStructs(layers);
   const auto ropes_at = b.CreateVector(ropes);
+  const auto omega_at = c.omega.empty() ? 0 : b.CreateVector(c.omega);
   return {fb::Body::Context, fb::CreateContext(b, c.tenant, c.context, model, revision, adapter,
                                                static_cast<uint8_t>(c.spec.dtype), c.spec.attend,
-                                               c.spec.masks, layers_at, ropes_at)
+                                               c.spec.masks, layers_at, ropes_at, omega_at)
                                  .Union()};
 }
 
@@ -141,6 +143,7 @@ Result<Row> Read(const fb::Block& b) {
   m.pinned = (f.flags() & kPinned) != 0;
   m.opaque = (f.flags() & kOpaque) != 0;
   m.dropped = (f.flags() & kDropped) != 0;
+  m.drop_due = (f.flags() & kDropDue) != 0;
   m.reuse = f.reuse();
   m.nmse = f.nmse();
   m.mean_bits = f.mean_bits();
@@ -199,6 +202,7 @@ Result<Row> Read(const fb::Context& c) {
       out.spec.ropes.push_back(std::move(rope));
     }
   }
+  if (c.omega() != nullptr) out.omega.assign(c.omega()->begin(), c.omega()->end());
   return Row(std::move(out));
 }
 
@@ -237,7 +241,7 @@ Result<Row> ReadBody(const fb::Record& record) {
 
 bool ContextRow::operator==(const ContextRow& o) const {
   return tenant == o.tenant && context == o.context && spec.ropes == o.spec.ropes &&
-         CanonicalBytes(spec) == CanonicalBytes(o.spec);
+         omega == o.omega && CanonicalBytes(spec) == CanonicalBytes(o.spec);
 }
 
 std::vector<uint8_t> Serialize(const Row& row) {

@@ -69,6 +69,7 @@ struct BlockMeta {
   Durability durability = Durability::kVolatile;
   bool pinned = false;
   bool dropped = false;                // some tokens are not live: their masks are in the segments
+  bool drop_due = false;               // the chain that ends here waits for such a decision
   bool opaque = false;                 // a whole object of unknown meaning: one segment, layer 0
   float reuse = 0;                     // h, as of reuse_at_ms
   float nmse = 0;                      // of K and V over the whole block
@@ -88,6 +89,9 @@ struct ContextRow {
   uint64_t tenant = 0;
   Fingerprint context = 0;
   ContextSpec spec;  // with the first opener's ropes
+  // Of the first profile, as given: [layer][kv head][omega_k, omega_v, k_error_l4, k_error_l2];
+  // empty: none.
+  std::vector<float> omega;
   bool operator==(const ContextRow& o) const;
 };
 

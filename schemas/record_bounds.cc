@@ -100,7 +100,11 @@ Status Check(const BlockMeta& m) {
 
 Status Check(const ContextRow& c) {
   DYNA_RETURN_IF_ERROR(Require(c.context != 0, "context.context: 0"));
-  return dyna::Validate(c.spec);
+  DYNA_RETURN_IF_ERROR(dyna::Validate(c.spec));
+  size_t cells = 0;
+  for (const LayerShape& l : c.spec.layers) cells += l.kv_heads;
+  return Require(c.omega.empty() || c.omega.size() == 4 * cells,
+                 "context.omega: not four numbers for each layer and kv head");
 }
 
 Status Check(const BasisRow& b) {

@@ -28,6 +28,14 @@ ContextSpec Spec() {
   return spec;
 }
 
+std::vector<float> OmegaOf(const ContextSpec& spec) {
+  size_t cells = 0;
+  for (const LayerShape& l : spec.layers) cells += l.kv_heads;
+  std::vector<float> omega(4 * cells);
+  for (size_t i = 0; i < omega.size(); ++i) omega[i] = static_cast<float>(i + 1) / 8;
+  return omega;
+}
+
 // A block of `layers` layers and `heads` heads, each layer with a basis.
 BlockMeta Block(uint16_t layers = 2, uint16_t heads = 3) {
   BlockMeta m;
@@ -68,10 +76,14 @@ std::vector<std::pair<std::string, Row>> Samples() {
   for (SegmentEntry& s : raw.segments) s.basis = 0;
   raw.cells.clear();
   raw.clocks.clear();
+  BlockMeta due = Block();
+  due.drop_due = true;
   return {{"block", Block()},
+          {"block_due", due},
           {"block_raw", raw},
           {"block_opaque", OpaqueBlock()},
-          {"context", ContextRow{5, 6, Spec()}},
+          {"context", ContextRow{5, 6, Spec(), {}}},
+          {"context_omega", ContextRow{5, 6, Spec(), OmegaOf(Spec())}},
           {"basis", BasisRow{5, 6, 7, {1, 2, 3, 4, 5}}},
           {"price", PriceRow{0, Tier::kHost, -12.5}},
           {"learner", LearnerRow{5, 6, 29, 4, {9, 8, 7}}}};
@@ -167,7 +179,10 @@ TEST(Record, RefusesContradictions) {
 }
 
 TEST(Record, RefusesOtherRowsOutOfBounds) {
-  ContextRow context{5, 6, Spec()};
+  ContextRow shorter{5, 6, Spec(), OmegaOf(Spec())};
+  shorter.omega.pop_back();
+  EXPECT_EQ(Parse(Serialize(shorter)).status().code(), StatusCode::kInvalid);
+  ContextRow context{5, 6, Spec(), {}};
   context.spec.ropes[0].inv_freq[0] = std::numeric_limits<float>::infinity();
   EXPECT_EQ(Parse(Serialize(context)).status().code(), StatusCode::kInvalid);
   EXPECT_EQ(Parse(Serialize(BasisRow{5, 6, 0, {1}})).status().code(), StatusCode::kInvalid);

@@ -181,6 +181,9 @@ const std::vector<Descriptor>& Table() {
       Counter("demoted_segments_total", "Segments re-encoded at fewer bits",
               VALUE(store.demoted_segments)),
       Counter("demoted_bytes_total", "Bytes that demotion freed", VALUE(store.demoted_bytes)),
+      Counter("dropped_tokens_total",
+              "Tokens that a policy dropped, counted in each layer and kv head",
+              VALUE(store.dropped_tokens)),
       Counter("spilled_blocks_total", "Blocks moved to disk", VALUE(store.spilled_blocks)),
       Counter("loaded_blocks_total", "Blocks read back from disk", VALUE(store.loaded_blocks)),
       Counter("load_failures_total", "Blocks that could not be read back",
@@ -258,6 +261,14 @@ const std::vector<Descriptor>& Table() {
       Counter("ucx_endpoint_errors_total", "UCX endpoints that failed", VALUE(ucx.endpoint_errors)),
       Counter("ucx_rescued_wakeups_total", "Work that only the safety tick found",
               VALUE(ucx.rescued_wakeups)),
+
+      // ---- the backend
+      Counter("device_failures_total", "Batches that the GPU could not do all of",
+              VALUE(backend.failures)),
+      Counter("device_redone_jobs_total", "Segments that the CPU coded for that reason",
+              VALUE(backend.redone_jobs)),
+      Gauge("device_lost", "1 when the GPU failed for good: the daemon stops with code 75",
+            [](const Snapshot& s, Samples& out) { out.Add(s.backend.lost ? 1 : 0); }),
 
       // ---- threads
       Gauge("codec_threads", "Threads that encode and decode", VALUE(codec_threads)),

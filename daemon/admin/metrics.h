@@ -35,6 +35,15 @@ struct UcxFact {
   uint64_t channels = 0, rescued_wakeups = 0, endpoint_errors = 0, rejected_frames = 0;
 };
 
+struct BackendFact {
+  std::string name;         // "cpu", "cuda"
+  std::string gpu, driver;  // "" on the CPU
+  std::string why_cpu;      // why `auto` took no device
+  std::string last_error;   // of a device
+  uint64_t failures = 0, redone_jobs = 0;
+  bool lost = false;
+};
+
 struct Snapshot {
   // who and since when
   std::string version, isa, policy;
@@ -43,6 +52,7 @@ struct Snapshot {
   bool draining = false;
   std::vector<std::string> not_ready;  // reasons; empty: ready
   // the parts
+  BackendFact backend;
   StoreStats store;
   ArenaStats arena;
   bool spill_enabled = false, bank_enabled = false;

@@ -121,7 +121,11 @@ std::string StatusPage(const Snapshot& s) {
 
   page.Section("Now");
   page.Row("up", fmt::format("{:.0f} s", s.uptime_seconds));
-  page.Row("policy, instruction set", fmt::format("{}, {}", s.policy, s.isa));
+  page.Row("policy, backend", fmt::format("{}, {}", s.policy, s.isa));
+  if (s.backend.failures != 0)
+    page.Row("GPU failures",
+             fmt::format("{}, {} segments coded by the CPU instead; the last: {}",
+                         s.backend.failures, s.backend.redone_jobs, s.backend.last_error));
   page.Row("clients",
            fmt::format("{} ({} over UCX), {} leases", s.clients, s.ucx.channels, t.leases));
   page.Row("regions", fmt::format("{}, {}", s.regions, HumanBytes(D(s.region_bytes))));

@@ -13,6 +13,8 @@ TEST(StatusJson, SaysWhatIsHeldAndHowWell) {
   const auto json = nlohmann::json::parse(StatusJson(FullSnapshot()));
   EXPECT_TRUE(json["ready"].get<bool>());
   EXPECT_EQ(json["instance_id"], "0000000000abcdef");
+  EXPECT_EQ(json["backend"]["gpu"], "NVIDIA H100 (sm_90)");
+  EXPECT_EQ(json["backend"]["redone_jobs"], 5);
   EXPECT_EQ(json["fidelity"]["ratio"], 4.5);
   EXPECT_EQ(json["fidelity"]["k_tiles"]["level7"], 30);
   EXPECT_EQ(json["lookups"]["hits_host"], 7);

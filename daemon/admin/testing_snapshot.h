@@ -10,6 +10,7 @@ inline Snapshot FullSnapshot() {
   s.version = "0.1.0";
   s.isa = "avx2";
   s.policy = "dynacompress";
+  s.backend = {"cuda", "NVIDIA H100 (sm_90)", "CUDA 13.0", "", "cuda: launch", 2, 5, false};
   s.instance_id = 0xabcdef;
   s.uptime_seconds = 12.5;
   s.store.budget_bytes = 1000;

@@ -23,6 +23,8 @@ constexpr Key<Options> kKeys[] = {
      "path of the state folder; \"\": /var/lib/dynacompress as root, else in XDG_STATE_HOME"},
     {KEY(server.codec_threads), Range(0, 256), When::kRestart,
      "threads that encode and decode; 0: one a core"},
+    {KEY(server.backend), OneOf("auto|cpu|cuda"), When::kRestart,
+     "auto (a GPU where there is one), cpu, cuda: where K and V are encoded and decoded"},
     {KEY(server.isa), OneOf("auto|scalar|avx2|avx512"), When::kRestart,
      "auto, scalar, avx2, avx512: the codec's instruction set"},
     {KEY(server.tick_ms), Range(1, 1000), When::kReload,

@@ -19,6 +19,8 @@ struct ServerOptions {
   std::string state_dir;
   // threads that encode and decode; 0: one a core
   uint32_t codec_threads = 0;
+  // auto (a GPU where there is one), cpu, cuda: where K and V are encoded and decoded
+  std::string backend = "auto";
   // auto, scalar, avx2, avx512: the codec's instruction set
   std::string isa = "auto";
   // ms between slices of demotion and spill; idle costs nothing

@@ -47,6 +47,13 @@ void Listener::Accept(UniqueFd socket, Result<PeerCredentials> peer) {
   if (session) sessions_.emplace(id, std::move(session));
 }
 
+void Listener::RevokeLease(SessionId id, uint64_t lease) {
+  const auto it = sessions_.find(id);
+  if (it == sessions_.end()) return;
+  const auto session = it->second;  // a full channel closes it
+  session->RevokeLease(lease);
+}
+
 void Listener::GoawayAll(const std::string& reason) {
   auto all = sessions_;
   for (auto& [id, session] : all) session->Goaway(reason);

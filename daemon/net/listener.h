@@ -20,6 +20,8 @@ class Listener {
 
   void StopAccepting() { socket_.reset(); }
   void GoawayAll(const std::string& reason);
+  // Tells the session, if it is still there, that its lease ended.
+  void RevokeLease(SessionId session, uint64_t lease);
   size_t sessions() const { return sessions_.size(); }
 
  private:

@@ -65,14 +65,23 @@ void Session::Close(const Status& reason) {
   host_.executor.Post(std::move(gone_));
 }
 
+Status Session::Push(const wire::Message& message) {
+  const auto control = wire::Serialize(message);
+  const auto bytes = std::as_bytes(std::span(control));
+  OutFrame out;
+  out.type = static_cast<uint8_t>(wire::TypeOf(message));
+  out.control.assign(bytes.begin(), bytes.end());
+  return socket_.channel->Send(std::move(out));
+}
+
+void Session::RevokeLease(uint64_t lease) {
+  // Whoever misses it hears LEASE_LOST from the next fetch.
+  if (!closed_) (void)Push(wire::LeaseRevoked{lease});
+}
+
 void Session::Goaway(std::string reason) {
   if (closed_) return;
-  const auto control = wire::Serialize(wire::Goaway{std::move(reason)});
-  OutFrame out;
-  out.type = static_cast<uint8_t>(wire::Type::kGoaway);
-  const auto bytes = std::as_bytes(std::span(control));
-  out.control.assign(bytes.begin(), bytes.end());
-  (void)socket_.channel->Send(std::move(out));
+  (void)Push(wire::Goaway{std::move(reason)});
   socket_.channel->CloseAfterSends();
   Close({StatusCode::kCancelled, "told to go away"});
 }

@@ -29,9 +29,11 @@ class Session : public std::enable_shared_from_this<Session> {
   SessionId id() const { return caller_.session; }
   // Tells the client to go (it reconnects elsewhere or later), then closes.
   void Goaway(std::string reason);
+  void RevokeLease(uint64_t lease);
   void Close(const Status& reason);
 
  private:
+  Status Push(const wire::Message& message);  // not an answer to anything; on the socket
   // A channel of this session and the sink of its frames: the socket's, and UCX's.
   struct Port final : FrameSink {
     Port(Session& s) : session(s) {}

@@ -65,15 +65,15 @@ int CellLadder::RungOf(const Ladder& ladder, uint8_t k_kind, uint8_t v_kind) con
 
 double PlainError(int bits) { return bits >= 16 ? 0 : WidthError(bits); }
 
-// Of Gaussian rows with the quantiser's unbiased gains (formats 2), simulated at d = 64 and 128.
+// Of Gaussian rows with the quantiser's unbiased gains, simulated at d = 64 and 128.
 double VError(int bits) {
   switch (bits) {
     case 0:
       return 1;
     case 1:
-      return .58;
+      return .466;
     case 2:
-      return .133;
+      return .096;
     case 4:
       return .0095;
     case 8:

@@ -52,16 +52,21 @@ TEST_F(LadderSetTest, PairsWithoutOmega) {
   const CellLadder cell = CompressingCell(model, 0, QualityClass::kBalanced);
   ASSERT_TRUE(cell.pair);
   const auto rungs = cell.k.rungs();
-  ASSERT_EQ(rungs.size(), 5u);
-  EXPECT_EQ(rungs[0].k_kind, kind::kPlain8);
-  EXPECT_EQ(rungs[4].v_kind, kind::VBits(2));
   const Basis& basis = *model.basis;
-  EXPECT_EQ(rungs[3].k_kind, kind::Level(basis.LevelOf(2)));
-  EXPECT_EQ(rungs[4].k_kind, rungs[3].k_kind);
-  // The steps of K from 4 bits to 2 cost 1 a byte in the mean.
-  EXPECT_NEAR((FromLog2Byte(rungs[1].log2_slope) + FromLog2Byte(rungs[2].log2_slope)) / 2, 1, .06);
+  ASSERT_EQ(rungs.size(), 4u);
+  EXPECT_EQ(rungs[0].k_kind, kind::kPlain8);
+  EXPECT_EQ(rungs[3].v_kind, kind::VBits(2));
+  EXPECT_EQ(rungs[2].k_kind, kind::Level(basis.LevelOf(2)));
+  EXPECT_EQ(rungs[3].k_kind, rungs[2].k_kind);
+  // The step of K from 4 bits to 2 costs 1 a byte.
+  EXPECT_NEAR(FromLog2Byte(rungs[1].log2_slope), 1, .06);
   ExpectConvex(cell.k);
-  EXPECT_EQ(cell.k.floor(false), 4);
+  EXPECT_EQ(cell.k.floor(false), 3);
+
+  const CellLadder small = CompressingCell(model, 0, QualityClass::kSmall);
+  EXPECT_EQ(small.k.rungs().back().k_kind, kind::Level(basis.LevelOf(1)));
+  EXPECT_EQ(small.k.rungs().back().v_kind, kind::VBits(1));
+  ExpectConvex(small.k);
 }
 
 TEST_F(LadderSetTest, WithoutABasisNothingBelowFourBits) {

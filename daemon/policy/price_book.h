@@ -23,6 +23,10 @@ class PriceBook {
 
   void Add(uint64_t tenant, const PricedSegment& segment) { Apply(tenant, segment, +1); }
   void Remove(uint64_t tenant, const PricedSegment& segment) { Apply(tenant, segment, -1); }
+  // What is to come: `copies` of a segment count until as many are taken back (negative).
+  void Expect(uint64_t tenant, const PricedSegment& segment, int copies) {
+    Apply(tenant, segment, copies);
+  }
   void SetQuota(uint64_t tenant, int64_t tile_bytes);  // 0: none
 
   // Sets the prices so that what is left once every step below them is taken fits `budget`: that

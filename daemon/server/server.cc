@@ -22,11 +22,11 @@
 #include "daemon/admin/status_view.h"
 #include "daemon/config/config.h"
 #include "daemon/net/listener.h"
+#include "daemon/server/backend_choice.h"
 #include "daemon/server/codec_pool.h"
 #include "daemon/server/store_mapping.h"
 #include "daemon/tier/guarded_store.h"
 #include "daemon/tier/rocks/rocks_store.h"
-#include "kernels/backend.h"
 
 #ifndef DYNA_VERSION
 #define DYNA_VERSION "0.0.0"
@@ -34,6 +34,11 @@
 
 namespace dyna {
 namespace {
+
+constexpr int kExitDeviceLost = 75;  // EX_TEMPFAIL
+// Together below the 5 s in which a lost device must be somebody else's.
+constexpr std::chrono::milliseconds kLostDrain{2000}, kLostGrace{1000};
+constexpr unsigned kLostSeconds = 4;  // then without closing: a call of the driver may hang
 
 Status MakeDirectory(const std::string& path) {
   std::error_code error;
@@ -52,7 +57,8 @@ struct Server::Impl {
   void Prefault(uint64_t from);
   void OnSignal(int signal);
   void Reload();
-  void Stop();
+  void Stop(std::chrono::milliseconds drain, std::chrono::milliseconds grace);
+  void DeviceLost(const std::string& error);
   Result<UcxTransport*> Ucx();
 
   config::Options options;
@@ -63,7 +69,7 @@ struct Server::Impl {
   asio::io_context loop;
   AsioExecutor executor;
   asio::signal_set signals;
-  std::unique_ptr<Backend> backend;
+  BackendChoice backend;
   std::unique_ptr<CodecPool> codec;
   std::unique_ptr<SpillPool> disk_threads;
   std::unique_ptr<SpillStore> spill, bank;
@@ -74,7 +80,7 @@ struct Server::Impl {
   std::unique_ptr<Listener> listener;
   std::unique_ptr<admin::HttpServer> http;
   bool tick_armed = false, ready = false, stopping = false;
-  std::string spill_trouble;
+  std::string device_lost;  // why
   uint64_t reloads = 0, reload_failures = 0;
   Histogram loop_delay;
   int exit_code = 0;
@@ -83,12 +89,24 @@ struct Server::Impl {
 admin::Snapshot Server::Impl::Snapshot() const {
   admin::Snapshot s;
   s.version = DYNA_VERSION;
-  s.isa = std::string(backend->description());
+  s.isa = std::string(backend.backend->description());
+  s.backend.name = std::string(backend.backend->name());
+  s.backend.gpu = backend.gpu;
+  s.backend.driver = backend.driver;
+  s.backend.why_cpu = backend.why_cpu;
+  if (backend.device != nullptr) {
+    const FallbackStats f = backend.device->stats();
+    s.backend.failures = f.failures;
+    s.backend.redone_jobs = f.redone;
+    s.backend.last_error = f.last_error;
+    s.backend.lost = backend.device->lost();
+  }
   s.policy = options.policy.name;
   s.instance_id = host ? host->instance_id : 0;
   s.uptime_seconds = std::chrono::duration<double>(clock.Now() - started).count();
   s.draining = stopping;
   if (!ready) s.not_ready.push_back("recovering blocks from disk");
+  if (!device_lost.empty()) s.not_ready.push_back("the GPU is lost: " + device_lost);
   if (stopping) s.not_ready.push_back("stopping");
   s.store = store->stats();
   s.arena = arena->stats();
@@ -207,33 +225,45 @@ void Server::Impl::OnSignal(int signal) {
   if (signal == SIGHUP)
     Reload();
   else
-    Stop();
+    Stop(std::chrono::milliseconds(options.server.drain_ms), std::chrono::seconds(5));
 }
 
-void Server::Impl::Stop() {
+// Nothing in this process can use the device again, and other things than kernels may have failed
+// with it: the service moves to a new process (systemd starts it, exit code 75) after what is in
+// flight was done on the CPU and what is durable was flushed.
+void Server::Impl::DeviceLost(const std::string& error) {
+  device_lost = error;
+  exit_code = kExitDeviceLost;
+  LogError("the GPU is lost ({}): stopping with exit code {}", error, kExitDeviceLost);
+  ::signal(SIGALRM, [](int) { _exit(kExitDeviceLost); });
+  ::alarm(kLostSeconds);
+  if (!stopping) Stop(kLostDrain, kLostGrace);
+}
+
+void Server::Impl::Stop(std::chrono::milliseconds drain, std::chrono::milliseconds grace) {
   if (stopping) {
     LogWarn("a second signal: stopping without waiting");
     loop.stop();
     return;
   }
   stopping = true;
-  LogInfo("stopping: {} clients, {} blocks in memory", listener->sessions(),
+  LogInfo("stopping: {} clients, {} blocks in memory", listener ? listener->sessions() : 0,
           store->stats().host.blocks);
   admin::SdNotify("STOPPING=1");
   host->draining = true;
-  listener->StopAccepting();
-  const TimePoint deadline = clock.Now() + std::chrono::milliseconds(options.server.drain_ms);
+  if (listener) listener->StopAccepting();
+  const TimePoint deadline = clock.Now() + drain;
   store->Drain(deadline, [this] {
-    listener->GoawayAll("the daemon is stopping");
+    if (listener) listener->GoawayAll("the daemon is stopping");
     executor.Post([this] { loop.stop(); });
   });
-  executor.PostAt(deadline + std::chrono::seconds(5), [this] {
+  executor.PostAt(deadline + grace, [this] {
     LogError("drain took longer than server.drain_ms: stopping anyway");
     loop.stop();
   });
 }
 
-Result<std::unique_ptr<Server>> Server::Build(config::Options options,
+Result<std::unique_ptr<Server>> Server::Build(config::Options options, BackendChoice backend,
                                               std::function<Result<config::Options>()> reload) {
   auto impl = std::make_unique<Impl>(std::move(options));
   Impl& s = *impl;
@@ -246,10 +276,15 @@ Result<std::unique_ptr<Server>> Server::Build(config::Options options,
   DYNA_RETURN_IF_ERROR(
       MakeDirectory(std::filesystem::path(o.server.socket).parent_path().string()));
 
-  auto backend = MakeCpuBackend(o.server.isa);
-  if (!backend.ok()) return backend.status();
-  s.backend = std::move(*backend);
-  s.codec = std::make_unique<CodecPool>(s.executor, o.server.codec_threads);
+  s.backend = std::move(backend);
+  if (s.backend.device != nullptr)
+    s.backend.device->OnLost([p = impl.get()](const std::string& error) {
+      p->executor.Post([p, error] { p->DeviceLost(error); });
+    });
+  // A device may take its time, which the loop has not got.
+  s.codec = s.backend.device != nullptr
+                ? std::make_unique<CodecPool>(s.executor, o.server.codec_threads, 0)
+                : std::make_unique<CodecPool>(s.executor, o.server.codec_threads);
   s.disk_threads = std::make_unique<SpillPool>(static_cast<int>(o.spill.threads));
   if (o.spill.enabled) {
     RocksOptions r;
@@ -275,12 +310,15 @@ Result<std::unique_ptr<Server>> Server::Build(config::Options options,
   auto arena = Arena::Create({o.arena.bytes, 0, /*prefault=*/false});
   if (!arena.ok()) return arena.status();
   s.arena = std::move(*arena);
-  s.store = std::make_unique<Store>(Store::Parts{s.clock, s.executor, *s.codec, *s.backend,
+  s.store = std::make_unique<Store>(Store::Parts{s.clock, s.executor, *s.codec, *s.backend.backend,
                                                  *s.arena, s.spill.get(), s.bank.get()},
                                     StoreOptionsOf(o));
   for (const config::TenantOptions& t : o.tenants)
     s.store->ConfigureTenant(TenantOfName(t.name), t.name, t.quota_bytes);
   s.store->OnBusy([p = impl.get()] { p->ArmTick(); });
+  s.store->OnLeaseRevoked([p = impl.get()](SessionId session, uint64_t lease) {
+    if (p->listener) p->listener->RevokeLease(session, lease);
+  });
 
   s.host.reset(new SessionHost{s.loop,
                                s.executor,
@@ -343,6 +381,8 @@ Server::~Server() {
   s.store.reset();
   s.ucx.reset();
   s.arena.reset();
+  s.backend.backend.reset();
+  if (!s.device_lost.empty()) ::alarm(0);  // closed in time
 }
 
 uint16_t Server::admin_port() const { return impl_->http ? impl_->http->port() : 0; }
@@ -361,6 +401,10 @@ int Server::Run() {
     });
   };
   wait();
+  if (!s.backend.gpu.empty())
+    LogInfo("backend: {}, driver {}", s.backend.gpu, s.backend.driver);
+  else if (!s.backend.why_cpu.empty())
+    LogInfo("backend: the CPU, because {}", s.backend.why_cpu);
   // The socket opens when every block that outlived us is known: until then there is nobody to
   // serve.
   s.store->Recover([&s](Status recovered) {
@@ -370,6 +414,7 @@ int Server::Run() {
       s.loop.stop();
       return;
     }
+    if (s.stopping) return;
     auto allowed = [&s](uid_t uid) {
       const auto& uids = s.options.server.uids;
       if (uids.empty()) return uid == 0 || uid == geteuid();
@@ -385,7 +430,7 @@ int Server::Run() {
     s.listener = std::move(*listener);
     s.ready = true;
     LogInfo("ready: socket {} arena {} bytes, {}, {} codec threads, policy {}, admin {}",
-            s.options.server.socket, s.options.arena.bytes, s.backend->description(),
+            s.options.server.socket, s.options.arena.bytes, s.backend.backend->description(),
             s.codec->threads(), s.options.policy.name,
             s.http ? "http://" + s.options.admin.address + ":" + std::to_string(s.http->port())
                    : "off");

@@ -8,19 +8,21 @@
 #include <string>
 
 #include "daemon/config/options.h"
+#include "daemon/server/backend_choice.h"
 #include "schemas/status.h"
 
 namespace dyna {
 
 class Server {
  public:
-  // `options` are resolved (config/machine.h). `reload` gives the options of the file again, for
-  // SIGHUP; null: there is no file.
-  static Result<std::unique_ptr<Server>> Build(config::Options options,
+  // `options` are resolved (config/machine.h), `backend` is what they ask for. `reload` gives the
+  // options of the file again, for SIGHUP; null: there is no file.
+  static Result<std::unique_ptr<Server>> Build(config::Options options, BackendChoice backend,
                                                std::function<Result<config::Options>()> reload);
   ~Server();
 
-  // Until SIGTERM or SIGINT, then drains. The exit code.
+  // Until SIGTERM or SIGINT, then drains. The exit code: 75 (EX_TEMPFAIL) where a device was lost:
+  // what is durable is flushed, and a new process has the device again or does without.
   int Run();
 
   uint16_t admin_port() const;

@@ -113,11 +113,11 @@ struct Block {
   // It was once: what ends with the block, for an earlier deletion may be about to fail.
   bool spill_touched = false, bank_touched = false;
   bool spilling = false, banking = false, loading = false;
-  bool history_dirty = false;                 // newer than the bank's
-  bool dropped = false;                       // some of its tokens are not live
-  std::optional<TimePoint> drop_due;          // the chain that ends here is decided then
-  bool queued = false;                        // in the store's list of blocks to book again
-  std::vector<std::function<void()>> banked;  // persists that wait for the one under way
+  bool history_dirty = false;                       // newer than the bank's
+  bool dropped = false;                             // some of its tokens are not live
+  std::optional<TimePoint> drop_due;                // the chain that ends here is decided then
+  bool queued = false;                              // in the store's list of blocks to book again
+  std::vector<std::function<void(Status)>> banked;  // persists that wait for the one under way
   std::vector<std::function<void(const Status&)>> loaded;  // waiters of a read-back
 
   uint64_t charged = 0;  // bytes that the budget counts for it, arena extents excluded

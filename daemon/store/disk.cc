@@ -46,6 +46,7 @@ record::BlockMeta Store::Impl::MetaOf(const Block& block) const {
   m.pinned = block.pinned;
   m.opaque = block.opaque;
   m.dropped = block.dropped;
+  m.drop_due = block.drop_due.has_value();
   m.reuse = block.reuse.hits;
   m.reuse_at_ms = block.reuse.at_ms;
   m.nmse = block.nmse();
@@ -61,17 +62,23 @@ record::BlockMeta Store::Impl::MetaOf(const Block& block) const {
   return m;
 }
 
+void Store::Impl::PutContextRow(StoreContext& ctx, SpillStore& store, bool to_bank) {
+  bool& have = to_bank ? ctx.row_in_bank : ctx.row_in_spill;
+  have = true;
+  store.PutRow(ctx.Row(), [this, &have, to_bank](const Status& status) {
+    have &= status.ok();
+    rows_failed[to_bank] += !status.ok();
+  });
+}
+
+void Store::Impl::RewriteContextRow(StoreContext& ctx) {
+  if (ctx.row_in_spill && spill != nullptr) PutContextRow(ctx, *spill, false);
+  if (ctx.row_in_bank && bank != nullptr) PutContextRow(ctx, *bank, true);
+}
+
 void Store::Impl::EnsureRows(StoreContext& ctx, SpillStore& store, bool to_bank,
                              const Block& block) {
-  bool& have = to_bank ? ctx.row_in_bank : ctx.row_in_spill;
-  if (!have) {
-    have = true;
-    store.PutRow(record::ContextRow{ctx.tenant, ctx.fingerprint, ctx.spec},
-                 [this, &have, to_bank](const Status& status) {
-                   have &= status.ok();
-                   rows_failed[to_bank] += !status.ok();
-                 });
-  }
+  if (!(to_bank ? ctx.row_in_bank : ctx.row_in_spill)) PutContextRow(ctx, store, to_bank);
   for (const Segment& s : block.segments) {
     if (s.basis == 0) continue;
     BasisUse& use = ctx.bases.at(s.basis);
@@ -173,12 +180,12 @@ void Store::Impl::Persist(const BlockRef& block, std::function<void(Status)> don
     done({});
     return;
   }
-  if (block->banking) {  // of what was there when it began: this comes after it
-    block->banked.push_back([this, block, done = std::move(done)] { Persist(block, done); });
-    return;
-  }
   if (block->state() == BlockState::kGone) {
     done({StatusCode::kCancelled, "the block was dropped"});
+    return;
+  }
+  if (block->banking) {  // of what was there when it began: this comes after it
+    block->banked.push_back(std::move(done));
     return;
   }
   if (block->state() != BlockState::kResident) {
@@ -197,7 +204,7 @@ void Store::Impl::Persist(const BlockRef& block, std::function<void(Status)> don
   if (block->bank && block->bank->generation == generation)
     KeepAcknowledged(*block->bank, meta.get());
   meta->history_bytes = static_cast<uint32_t>(PackHistory(block->history).size());
-  WriteBlock(block, *bank, true, *meta, [block, meta, done = std::move(done)](Status status) {
+  WriteBlock(block, *bank, true, *meta, [this, block, meta, done = std::move(done)](Status status) {
     block->banking = false;
     // Also when another generation took its place meanwhile: the bank has this one, it is
     // acknowledged, and it outlives the newcomer.
@@ -208,20 +215,26 @@ void Store::Impl::Persist(const BlockRef& block, std::function<void(Status)> don
         block->durability = Durability::kVolatile;
     }
     if (!status.ok()) LogWarn("bank: block not stored: {}", status.ToString());
+    if (block->state() != BlockState::kGone) {
+      PersistPin(*block);
+      if (block->history_dirty) PersistHistory(block);
+    }
     done(std::move(status));
-    for (auto& next : std::exchange(block->banked, {})) next();
+    for (auto& next : std::exchange(block->banked, {})) Persist(block, std::move(next));
   });
 }
 
 // The bank's history follows the reports: same generation, so that the segments need not come
 // again.
 void Store::Impl::PersistHistory(const BlockRef& block) {
+  if (block->banking) return;  // its end asks again: this row must not take the place of that one
   block->history_dirty = false;
   if (bank == nullptr || !block->bank || block->bank->generation != block->generation) return;
   auto history = std::make_shared<std::vector<std::byte>>(PackHistory(block->history));
   if (history->empty()) return;
   BlockWrite write;
   block->bank->history_bytes = static_cast<uint32_t>(history->size());
+  block->bank->drop_due |= block->drop_due.has_value();  // of what the bank has, which stays whole
   block->bank->reuse = block->reuse.hits;
   block->bank->reuse_at_ms = block->reuse.at_ms;
   write.meta = *block->bank;
@@ -232,6 +245,29 @@ void Store::Impl::PersistHistory(const BlockRef& block) {
     if (!status.ok()) LogDebug("bank: history not stored: {}", status.ToString());
     if (in_flight == 0 && on_idle) on_idle();
   });
+}
+
+void Store::Impl::PersistPin(const Block& block) {
+  auto write = [this](SpillStore& store, record::BlockMeta row) {
+    ++in_flight;
+    store.PutBlock({std::move(row), {}}, [this](const Status& status) {
+      --in_flight;
+      if (!status.ok()) LogWarn("a pin was not stored: {}", status.ToString());
+      if (in_flight == 0 && on_idle) on_idle();
+    });
+  };
+  // A write that is under way carries the block as it was: its end asks again.
+  if (bank != nullptr && block.bank && block.in_bank && !block.banking &&
+      (block.bank->pinned != block.pinned || block.bank->expires_at_ms != block.expires_at_ms)) {
+    block.bank->pinned = block.pinned;
+    block.bank->expires_at_ms = block.expires_at_ms;
+    write(*bank, *block.bank);
+  }
+  if (SpillHolds(block) && block.in_spill && !block.spilling) {
+    record::BlockMeta row = MetaOf(block);
+    row.history_bytes = block.history_on_disk;
+    write(*spill, std::move(row));
+  }
 }
 
 bool Store::Impl::BankHolds(const Block& block) const {
@@ -285,7 +321,8 @@ void Store::Impl::Spill(const BlockRef& block) {
   const uint32_t generation = block->generation, revision = block->revision;
   const auto history = static_cast<uint32_t>(PackHistory(block->history).size());
   WriteBlock(block, *spill, false, MetaOf(*block),
-             [this, block, epoch = block->epoch, generation, revision, history](Status status) {
+             [this, block, epoch = block->epoch, generation, revision, history,
+              wrote = std::pair(block->pinned, block->expires_at_ms)](Status status) {
                block->spilling = false;
                NeedTick();
                // Not the generation alone: it is an old one again where the bank's copy was taken.
@@ -299,6 +336,7 @@ void Store::Impl::Spill(const BlockRef& block) {
                block->spill_revision = revision;
                block->history_on_disk = history;
                ++counts.spilled_blocks;
+               if (wrote != std::pair(block->pinned, block->expires_at_ms)) PersistPin(*block);
                if (block->state() == BlockState::kResident && SpillHolds(*block) &&
                    block->leases == 0 && block->writers.empty())
                  ToSpilled(*block);

@@ -1,7 +1,9 @@
 // Policies that drop tokens (policy.md 7): a chain is decided as a whole, some time after its last
 // block or report, on a codec thread; its masks are then applied by Transcode, in slices. Never
 // more than before: a token that was dropped stays dropped. Blocks of class high and exact, and
-// pinned ones, stay whole; a leased one waits for a lease that promised more than class small.
+// pinned ones, stay whole; a leased one waits for a lease that promised more than class small. What
+// comes due while the chain's end is on a disk, or the daemon stopped, is due again once that block
+// is read back.
 #include <algorithm>
 #include <bit>
 
@@ -283,7 +285,7 @@ bool Store::Impl::ApplyDrop(TimePoint until) {
       continue;
     }
     for (; work.next_segment < block->segments.size(); ++work.next_segment) {
-      if (clock.Now() >= until || transcodes >= options.demotions_in_flight ||
+      if (clock.Now() >= until || transcodes >= TranscodesAtOnce() ||
           block->segments[work.next_segment].transcoding)
         return true;
       if (!DropTokens(block, work.next_segment, work.next_block)) work.again = true;

@@ -7,8 +7,6 @@
 namespace dyna {
 namespace {
 
-constexpr size_t kJobBytes = 512u << 10;
-
 // One segment of the answer, put together from the stored segments that hold its heads.
 struct ReadWork {
   BlockRef block;
@@ -216,7 +214,7 @@ void Store::Fetch(const Caller& caller, const wire::Fetch& fetch,
               op->out.reply.bases.push_back(basis->name());
         bytes += work->raw;
         batch.push_back(std::move(work));
-        if (bytes >= kJobBytes) flush();
+        if (bytes >= s.JobBytes()) flush();
       }
     }
     flush();

@@ -36,17 +36,17 @@ void LeaseTable::ReleaseSession(SessionId session) {
   }
 }
 
-size_t LeaseTable::Expire(TimePoint now) {
-  size_t n = 0;
+std::vector<std::pair<SessionId, uint64_t>> LeaseTable::Expire(TimePoint now) {
+  std::vector<std::pair<SessionId, uint64_t>> ended;
   for (auto it = leases_.begin(); it != leases_.end();) {
     auto next = std::next(it);
     if (it->second.expires <= now) {
+      ended.emplace_back(it->second.session, it->first);
       Drop(it);
-      ++n;
     }
     it = next;
   }
-  return n;
+  return ended;
 }
 
 void LeaseTable::Drop(std::unordered_map<uint64_t, HeldLease>::iterator it) {

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "client/base/clock.h"
@@ -35,8 +36,8 @@ class LeaseTable {
   HeldLease* Find(SessionId session, uint64_t id);
   bool Release(SessionId session, uint64_t id);
   void ReleaseSession(SessionId session);
-  // Those that expired before `now`; returns how many.
-  size_t Expire(TimePoint now);
+  // Ends those that expired before `now`; returns whose they were and their ids.
+  std::vector<std::pair<SessionId, uint64_t>> Expire(TimePoint now);
   size_t size() const { return leases_.size(); }
   uint64_t held_bytes() const { return held_bytes_; }  // encoded, of all leased blocks
 

@@ -20,35 +20,39 @@ std::vector<uint64_t> LiveOf(const SegmentView& view) {
 
 }  // namespace
 
-void Store::Impl::TakeBankCopy(Block& block) {
-  const record::BlockMeta& m = *block.bank;
+void Store::Impl::TakeRow(Block& block, const record::BlockMeta& row) {
   for (const Segment& s : block.segments) {
     UseBasis(*block.context, s.basis, -1);
     block.tenant->charged -= std::min<uint64_t>(block.tenant->charged, s.bytes);
   }
   block.segments.clear();
-  ++block.epoch;
   uint32_t cell = 0;
-  for (const record::SegmentEntry& e : m.segments) {
+  for (const record::SegmentEntry& e : row.segments) {
     Segment s;
     s.layer = e.layer;
     s.head_begin = e.head_begin;
-    s.kv_heads = m.opaque ? uint16_t{1} : e.kv_heads;
+    s.kv_heads = row.opaque ? uint16_t{1} : e.kv_heads;
     s.basis = e.basis;
     s.bytes = e.bytes;
     s.cell = cell;
-    s.nmse = m.nmse;
+    s.nmse = row.nmse;
     cell += e.kv_heads;
     UseBasis(*block.context, e.basis, +1);
     block.tenant->charged += e.bytes;
     block.segments.push_back(std::move(s));
   }
-  block.cells = m.cells;
+  block.cells = row.cells;
+  block.revision = row.revision;
+  block.dropped = row.dropped;
+}
+
+void Store::Impl::TakeBankCopy(Block& block) {
+  const record::BlockMeta& m = *block.bank;
+  ++block.epoch;
+  TakeRow(block, m);
   block.shards = m.shards;
   block.quality = m.quality;  // or it would count as held in the class of what was in RAM
   block.generation = m.generation;
-  block.revision = m.revision;
-  block.dropped = m.dropped;
   block.spill_generation = 0;
   Appraise(block);
 }
@@ -175,6 +179,7 @@ void Store::Impl::FinishLoad(const BlockRef& block, Status status) {
     Charge(*block);
     BookAll(*block);
     ++counts.loaded_blocks;
+    if (block->drop_due) DropLater(block);  // it had come due on the disk, or before a restart
   } else {
     ++counts.load_failures;
     // A damaged or missing record is a miss from now on; a full arena is not its fault.

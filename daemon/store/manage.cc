@@ -36,6 +36,12 @@ wire::CountReply Store::Clear(const Caller& caller, const wire::Clear& request) 
   return reply;
 }
 
+void Store::Impl::SetPinned(Block& block, bool pinned) {
+  pinned_bytes -= std::exchange(block.pinned_bytes, 0);
+  block.pinned = pinned;
+  if (pinned) pinned_bytes += block.pinned_bytes = block.segment_bytes();
+}
+
 wire::CountReply Store::Pin(const Caller& caller, const wire::Pin& request) {
   Impl& s = *impl_;
   wire::CountReply reply;
@@ -44,22 +50,16 @@ wire::CountReply Store::Pin(const Caller& caller, const wire::Pin& request) {
     BlockRef block = s.blocks.Find({caller.tenant, request.context, hash});
     s.DropIfExpired(&block);
     if (!block || !block->visible() || s.Expired(*block)) continue;
-    const uint64_t bytes = block->segment_bytes();
-    if (request.pinned && !block->pinned) {
-      if (s.pinned_bytes + bytes > share) {
-        reply.status = Status(StatusCode::kRetry,
-                              "pinned blocks reach their share of the budget "
-                              "(budget.floor_share)",
-                              1000);
-        return reply;
-      }
-      s.pinned_bytes += block->pinned_bytes = bytes;
-    } else if (!request.pinned && block->pinned) {
-      s.pinned_bytes -= block->pinned_bytes;
-      block->pinned_bytes = 0;
+    if (request.pinned && !block->pinned && s.pinned_bytes + block->segment_bytes() > share) {
+      reply.status = Status(StatusCode::kRetry,
+                            "pinned blocks reach their share of the budget "
+                            "(budget.floor_share)",
+                            1000);
+      return reply;
     }
-    block->pinned = request.pinned;
+    s.SetPinned(*block, request.pinned);
     block->expires_at_ms = request.ttl_ms == 0 ? 0 : s.clock.UnixMillis() + request.ttl_ms;
+    s.PersistPin(*block);
     s.BookLater(*block);
     ++reply.count;
   }

@@ -8,8 +8,9 @@
 namespace dyna {
 namespace {
 
-constexpr uint64_t kEntryBytes = 96;  // of a block in RAM, as design 2 counts it
-constexpr float kRebookRatio = 1.4f;  // a reuse that moved by half an octave is told to the book
+constexpr double kTrigger = 1.0 / 128;  // pressure begins this far below the limit
+constexpr uint64_t kEntryBytes = 96;    // of a block in RAM, as design 2 counts it
+constexpr float kRebookRatio = 1.4f;    // a reuse that moved by half an octave is told to the book
 
 uint64_t HashWord(const BlockHash& hash) { return static_cast<uint64_t>(BlockHashHasher{}(hash)); }
 
@@ -44,7 +45,17 @@ uint64_t Store::Impl::Limit() const {
   return budget == 0 ? room : std::min(budget, room);
 }
 
+uint64_t Store::Impl::Target() const {
+  const uint64_t limit = Limit();
+  return limit - static_cast<uint64_t>(static_cast<double>(limit) * kTrigger);
+}
+
 uint64_t Store::Impl::Charged() const { return arena.used_bytes() + aux_bytes + basis_bytes; }
+
+int64_t Store::Impl::FixedBytes() const {
+  return static_cast<int64_t>(Charged() - arena.stats().retired_bytes - transcode_copies) -
+         book.bytes();
+}
 
 Result<Extent> Store::Impl::Reserve(uint64_t bytes, uint64_t serial) {
   if (!Fits(bytes)) {
@@ -56,8 +67,21 @@ Result<Extent> Store::Impl::Reserve(uint64_t bytes, uint64_t serial) {
   if (!extent.ok()) {
     wanted_range = std::max(wanted_range, bytes);
     NeedTick();
+  } else {
+    wanted_room -= std::min(wanted_room, bytes);  // it is had: not to be made once more
   }
   return extent;
+}
+
+PricedSegment Store::Impl::Fresh(const LadderSet& ladders, std::span<const record::Cell> cells,
+                                 const Shard& shard, int layer, const BlockHash& hash) {
+  PricedSegment priced;
+  priced.ladders = &ladders;
+  priced.cells = cells;
+  priced.head_begin = shard.head_begin;
+  priced.layer = layer;
+  priced.block = HashWord(hash);
+  return priced;
 }
 
 std::vector<TilePlan> Store::Impl::PlanPut(StoreContext& ctx, TenantId tenant, const Shard& shard,
@@ -69,12 +93,7 @@ std::vector<TilePlan> Store::Impl::PlanPut(StoreContext& ctx, TenantId tenant, c
   if (!ladders) return {};
   std::vector<record::Cell> cells(heads);
   std::vector<TilePlan> out(heads);
-  PricedSegment priced;
-  priced.ladders = ladders.get();
-  priced.cells = cells;
-  priced.head_begin = shard.head_begin;
-  priced.layer = layer;
-  priced.block = HashWord(hash);
+  const PricedSegment priced = Fresh(*ladders, cells, shard, layer, hash);
   Decide(priced, book.price(tenant), /*fresh=*/true, options.policy.price, out);
   if (std::none_of(out.begin(), out.end(),
                    [](const TilePlan& p) { return kind::IsLevel(p.k_kind); }))
@@ -100,10 +119,11 @@ bool Store::Impl::Frozen(const Block& block) {
          (block.leases > 0 && block.lease_floor > block.quality);
 }
 
-PricedSegment Store::Impl::AsPriced(const Block& block, const Segment& s) const {
+PricedSegment Store::Impl::AsPriced(const Block& block, const Segment& s,
+                                    std::span<const record::Cell> cells) const {
   PricedSegment p;
   p.ladders = s.booked.get();
-  p.cells = {block.cells.data() + s.cell, s.kv_heads};
+  p.cells = cells.subspan(s.cell, s.kv_heads);
   p.head_begin = s.head_begin;
   p.layer = s.layer;
   p.block = HashWord(block.key.hash);
@@ -124,12 +144,27 @@ void Store::Impl::Book(Block& block, Segment& s) {
   s.booked_observed = std::any_of(block.history.begin(), block.history.end(), [&](const auto& h) {
     return h.Covers(s.layer) && h.observed(s.layer);
   });
-  book.Add(block.key.tenant, AsPriced(block, s));
+  book.Add(block.key.tenant, AsPriced(block, s, block.cells));
 }
 
 void Store::Impl::Unbook(Block& block, Segment& s) {
   if (!s.booked) return;
-  book.Remove(block.key.tenant, AsPriced(block, s));
+  book.Remove(block.key.tenant, AsPriced(block, s, block.cells));
+  s.booked.reset();
+}
+
+void Store::Impl::BookOpen(const Block& block, Writer& writer, Segment& s) {
+  const BasisName basis = s.basis != 0 ? s.basis : block.context->CurrentBasis(s.layer);
+  s.booked = block.context->Ladders(*policy, s.layer, basis, writer.quality);
+  if (!s.booked) return;
+  s.booked_h = 0;
+  s.booked_frozen = s.booked_observed = false;
+  book.Add(block.key.tenant, AsPriced(block, s, writer.cells));
+}
+
+void Store::Impl::UnbookOpen(const Block& block, const Writer& writer, Segment& s) {
+  if (!s.booked) return;
+  book.Remove(block.key.tenant, AsPriced(block, s, writer.cells));
   s.booked.reset();
 }
 

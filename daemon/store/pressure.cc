@@ -2,6 +2,8 @@
 // each block's floor; then the coldest blocks move to disk as they are; then the disk's own coldest
 // are dropped; only then do puts hear RETRY.
 #include <algorithm>
+#include <bit>
+#include <utility>
 
 #include "client/base/log.h"
 #include "daemon/policy/log2_byte.h"
@@ -13,18 +15,17 @@ namespace {
 constexpr size_t kColdCandidates = 32;        // looked at, from the oldest, for the least reuse
 constexpr uint64_t kMovesAtOnce = 16u << 20;  // bytes of blocks that are on their way to disk
 constexpr double kPriceOctave = kEighths * kPriceSub;  // Price units to one doubling
-constexpr double kTrigger = 1.0 / 128;                 // pressure begins this far below the limit
+// Blocks under way are waited for as long as they get on; then they count as what cannot shrink.
+constexpr auto kOpenPatience = std::chrono::milliseconds(200);
 
 }  // namespace
 
 bool Store::Impl::Pressure(TimePoint until) {
-  const uint64_t limit = Limit();
-  uint64_t target = limit - static_cast<uint64_t>(static_cast<double>(limit) * kTrigger);
+  uint64_t target = Target();
   target -= std::min(target / 2, wanted_room);  // so that it fits when it is asked for again
   const uint64_t charged = Charged();
-  const auto fixed =
-      static_cast<int64_t>(charged) - book.bytes();  // headers, padding, metadata, raw
-  const int64_t tiles = static_cast<int64_t>(target) - fixed;
+  const int64_t tiles = static_cast<int64_t>(target) - FixedBytes();
+  const bool waits = encoding > 0 || (open_bytes > 0 && clock.Now() - open_moved < kOpenPatience);
   counts.log2_price = book.price() / kPriceOctave;
   if (charged <= target) {
     overshoot = 0;
@@ -40,6 +41,7 @@ bool Store::Impl::Pressure(TimePoint until) {
   const uint64_t excess = charged - target - pending;
   const bool dear = book.price() > static_cast<Price>(options.spill_log2_price * kPriceOctave);
   if (!sweep_idle) DemoteSlice(until);
+  if (waits) return true;
   if (sweep_idle && transcodes == 0 && floors_fit && book.price() < kDearestPrice) {
     // The steps below this price are done or vanish in a segment's padding: ask for more of them.
     overshoot += std::max<int64_t>(static_cast<int64_t>(excess), book.bytes() / 256);
@@ -63,7 +65,7 @@ bool Store::Impl::DemoteSlice(TimePoint until) {
   }
   std::vector<TilePlan> plan_now;
   for (; block != nullptr; block = block->newer) {
-    if (transcodes >= options.demotions_in_flight || clock.Now() >= until) {
+    if (transcodes >= TranscodesAtOnce() || clock.Now() >= until) {
       sweep_at = blocks.Find(block->key);
       return true;
     }
@@ -72,10 +74,10 @@ bool Store::Impl::DemoteSlice(TimePoint until) {
     for (size_t i = 0; i < block->segments.size(); ++i) {
       Segment& s = block->segments[i];
       if (!s.booked || s.transcoding || s.booked_frozen) continue;
-      if (transcodes >= options.demotions_in_flight) break;
+      if (transcodes >= TranscodesAtOnce()) break;
       PlanOfToday(*block, s, &plan_now);
-      Decide(AsPriced(*block, s), book.price(block->key.tenant), false, options.policy.price,
-             plan_now);
+      Decide(AsPriced(*block, s, block->cells), book.price(block->key.tenant), false,
+             options.policy.price, plan_now);
       bool fewer = false;
       for (size_t h = 0; h < plan_now.size(); ++h)
         fewer |= plan_now[h].k_kind != block->cells[s.cell + h].k_kind ||
@@ -84,7 +86,7 @@ bool Store::Impl::DemoteSlice(TimePoint until) {
       if (!ref) ref = blocks.Find(block->key);
       if (StartTranscode(ref, i, plan_now, *s.booked)) ++sweep_found;
     }
-    if (transcodes >= options.demotions_in_flight) {
+    if (transcodes >= TranscodesAtOnce()) {
       sweep_at = blocks.Find(block->key);  // its other segments next time
       return true;
     }
@@ -146,58 +148,90 @@ bool Store::Impl::StartTranscode(const BlockRef& block, size_t index,
   ++transcodes;
   // Until the old extent goes both count: what is on its way is not asked for twice.
   transcode_gain += job->gain + job->to.size();
+  transcode_copies += job->to.size();
   const bool took_basis = job->name != s.basis;
   if (took_basis) UseBasis(ctx, job->name, +1);
   const uint32_t epoch = block->epoch;
   const uint16_t layer = s.layer, head = s.head_begin;
-  RunCodec(
-      s.bytes, [&be = backend, job] { be.Transcode(std::span(&job->job, 1)); },
-      [this, block, job, epoch, quality = block->quality, took_basis, layer, head, &ctx] {
-        --transcodes;
-        transcode_gain -= job->gain + job->to.size();
-        NeedTick();
-        Segment* segment = block->epoch == epoch ? block->Find(layer, head) : nullptr;
-        if (segment == nullptr || block->state() == BlockState::kGone) {
-          if (took_basis) UseBasis(ctx, job->name, -1);
-          return;
-        }
-        segment->transcoding = false;
-        // A lease granted, or a higher class asked meanwhile promised what the block was then.
-        if (!job->job.status.ok() || block->state() != BlockState::kResident || !segment->extent ||
-            Frozen(*block) || block->quality != quality) {
-          if (took_basis) UseBasis(ctx, job->name, -1);
-          if (!job->job.status.ok()) {
-            LogWarn("demotion of block {} layer {} failed: {}", block->index, layer,
-                    job->job.status.ToString());
-            Unbook(*block, *segment);  // it is not tried again
-          }
-          return;
-        }
-        Unbook(*block, *segment);
-        block->tenant->charged -= std::min<uint64_t>(block->tenant->charged, segment->bytes);
-        counts.demoted_bytes += segment->bytes - std::min(segment->bytes, job->job.bytes);
-        segment->extent = std::move(job->to);
-        segment->bytes = job->job.bytes;
-        segment->live.clear();
-        if (std::any_of(job->plan.begin(), job->plan.end(),
-                        [](const TilePlan& p) { return p.live != ~uint64_t{0}; }))
-          for (const TilePlan& p : job->plan) segment->live.push_back(p.live);
-        block->dropped |= !segment->live.empty();
-        segment->nmse = job->job.nmse + DroppedShare(job->plan);
-        if (took_basis) segment->basis = job->name;
-        block->tenant->charged += segment->bytes;
-        for (size_t h = 0; h < job->plan.size(); ++h) {
-          block->cells[segment->cell + h].k_kind = job->plan[h].k_kind;
-          block->cells[segment->cell + h].v_kind = job->plan[h].v_kind;
-        }
-        ++block->revision;
-        ++counts.demoted_segments;
-        Appraise(*block);
-        if (block->dropped) Charge(*block);
-        Book(*block, *segment);
-        sweep_idle = false;
-      });
+  pending_transcode_bytes += s.bytes;
+  pending_transcodes.push_back(
+      {&job->job, job,
+       [this, block, job, epoch, quality = block->quality, took_basis, layer, head, &ctx] {
+         --transcodes;
+         transcode_gain -= job->gain + job->to.size();
+         transcode_copies -= job->to.size();
+         NeedTick();
+         Segment* segment = block->epoch == epoch ? block->Find(layer, head) : nullptr;
+         if (segment == nullptr || block->state() == BlockState::kGone) {
+           if (took_basis) UseBasis(ctx, job->name, -1);
+           return;
+         }
+         segment->transcoding = false;
+         // A lease granted, or a higher class asked meanwhile promised what the block was then.
+         if (!job->job.status.ok() || block->state() != BlockState::kResident || !segment->extent ||
+             Frozen(*block) || block->quality != quality) {
+           if (took_basis) UseBasis(ctx, job->name, -1);
+           if (!job->job.status.ok()) {
+             LogWarn("demotion of block {} layer {} failed: {}", block->index, layer,
+                     job->job.status.ToString());
+             Unbook(*block, *segment);  // it is not tried again
+           }
+           return;
+         }
+         Unbook(*block, *segment);
+         block->tenant->charged -= std::min<uint64_t>(block->tenant->charged, segment->bytes);
+         counts.demoted_bytes += segment->bytes - std::min(segment->bytes, job->job.bytes);
+         segment->extent = std::move(job->to);
+         segment->bytes = job->job.bytes;
+         for (size_t h = 0; h < job->plan.size(); ++h) {
+           const uint64_t lived = segment->live.empty() ? ~uint64_t{0} : segment->live[h];
+           counts.dropped_tokens +=
+               static_cast<uint64_t>(std::popcount(lived & ~job->plan[h].live));
+         }
+         segment->live.clear();
+         if (std::any_of(job->plan.begin(), job->plan.end(),
+                         [](const TilePlan& p) { return p.live != ~uint64_t{0}; }))
+           for (const TilePlan& p : job->plan) segment->live.push_back(p.live);
+         block->dropped |= !segment->live.empty();
+         segment->nmse = job->job.nmse + DroppedShare(job->plan);
+         if (took_basis) segment->basis = job->name;
+         block->tenant->charged += segment->bytes;
+         for (size_t h = 0; h < job->plan.size(); ++h) {
+           block->cells[segment->cell + h].k_kind = job->plan[h].k_kind;
+           block->cells[segment->cell + h].v_kind = job->plan[h].v_kind;
+         }
+         ++block->revision;
+         ++counts.demoted_segments;
+         Appraise(*block);
+         if (block->dropped) Charge(*block);
+         Book(*block, *segment);
+         sweep_idle = false;
+       }});
+  if (pending_transcode_bytes >= backend.batch_bytes()) FlushTranscodes();
   return true;
+}
+
+uint32_t Store::Impl::TranscodesAtOnce() const {
+  constexpr uint32_t kDeviceFactor = 8;  // one call of a device takes as many as a tick of the CPU
+  return options.demotions_in_flight * (backend.batch_bytes() != 0 ? kDeviceFactor : 1);
+}
+
+void Store::Impl::FlushTranscodes() {
+  if (pending_transcodes.empty()) return;
+  const size_t bytes = std::exchange(pending_transcode_bytes, 0);
+  auto batch = std::make_shared<std::vector<PendingTranscode>>(std::move(pending_transcodes));
+  pending_transcodes.clear();
+  RunCodec(
+      bytes,
+      [&be = backend, batch] {
+        std::vector<TranscodeJob> jobs;
+        for (const PendingTranscode& p : *batch) jobs.push_back(*p.job);
+        be.Transcode(jobs);
+        for (size_t i = 0; i < jobs.size(); ++i) *(*batch)[i].job = std::move(jobs[i]);
+      },
+      [batch] {
+        for (const PendingTranscode& p : *batch) p.done();
+      });
 }
 
 bool Store::Impl::MoveColdBlocks(uint64_t excess) {
@@ -307,7 +341,8 @@ void Store::Impl::CompactSlice() {
 
 void Store::Impl::ExpireSlice() {
   const TimePoint now = clock.Now();
-  leases.Expire(now);
+  for (const auto& [session, lease] : leases.Expire(now))
+    if (on_revoked) on_revoked(session, lease);
   for (auto it = sessions.begin(); it != sessions.end();) {
     auto next = std::next(it);
     auto writing = it->second.writing;

@@ -6,9 +6,6 @@
 namespace dyna {
 namespace {
 
-// Segments of one codec job: enough to amortise the hop, few enough to spread over the threads.
-constexpr size_t kJobBytes = 512u << 10;
-
 std::string Where(const Shard& shard) {
   return "layers " + std::to_string(shard.layer_begin) + ".." + std::to_string(shard.layer_end) +
          ", heads " + std::to_string(shard.head_begin) + ".." + std::to_string(shard.head_end);
@@ -102,6 +99,8 @@ void Store::Put(const Caller& caller, const wire::Put& put, std::vector<KvView> 
     return;
   }
 
+  s.Anticipate(*ctx, caller.tenant, put);
+  uint64_t refused_bytes = 0;
   std::vector<std::shared_ptr<Impl::EncodeWork>> works;
   for (size_t b = 0; b < put.hashes.size(); ++b) {
     BlockRef block;
@@ -154,6 +153,7 @@ void Store::Put(const Caller& caller, const wire::Put& put, std::vector<KvView> 
       auto extent = s.Reserve(bytes, block->serial);
       if (!extent.ok()) {
         ++s.counts.retries;
+        refused_bytes += bytes;
         op->Fail(slot, extent.status());
         continue;
       }
@@ -169,9 +169,18 @@ void Store::Put(const Caller& caller, const wire::Put& put, std::vector<KvView> 
       work->feed = ctx->learning_allowed && s.LearningBudgetLeft(*ctx, layer) &&
                    ctx->learner.WantsTile(layer, BlockHashHasher{}(put.hashes[b]));
       writer->taken[at] = true;
+      Segment& segment = writer->segments[at];
+      for (size_t h = 0; h < work->plan.size(); ++h) {
+        writer->cells[segment.cell + h].k_kind = work->plan[h].k_kind;
+        writer->cells[segment.cell + h].v_kind = work->plan[h].v_kind;
+      }
+      segment.basis = basis;
+      s.BookOpen(*block, *writer, segment);
       ++writer->encoding;
       writer->reserved += work->extent.size();
       s.sessions[caller.session].open_bytes += work->extent.size();
+      s.open_bytes += work->extent.size();
+      ++s.encoding;
       s.UseBasis(*ctx, basis, +1);
       works.push_back(std::move(work));
     }
@@ -191,13 +200,14 @@ void Store::Put(const Caller& caller, const wire::Put& put, std::vector<KvView> 
       });
     }
   }
+  s.wanted_room = std::max(s.wanted_room, refused_bytes);  // all of it, not one at a time
   s.counts.exists += static_cast<uint64_t>(
       std::count_if(op->reply.segments.begin(), op->reply.segments.end(),
                     [](const auto& seg) { return seg.status == StatusCode::kExists; }));
 
   for (size_t begin = 0; begin < works.size();) {
     size_t bytes = 0, end = begin;
-    while (end < works.size() && (end == begin || bytes < kJobBytes)) {
+    while (end < works.size() && (end == begin || bytes < s.JobBytes())) {
       bytes += RawSegmentBytes(works[end]->job.id);
       ++end;
     }
@@ -274,6 +284,11 @@ void Store::Impl::EncodeBatch(const std::shared_ptr<PutOp>& op, StoreContext& ct
             continue;
           }
           --writer.encoding;
+          --encoding;
+          open_moved = clock.Now();
+          Segment& segment =
+              writer.segments[static_cast<size_t>(w->layer - writer.shard.layer_begin)];
+          UnbookOpen(*w->block, writer, segment);
           Status result = w->job.status;
           if (result.ok() && writer.aborted)
             result = Status(StatusCode::kCancelled, "the put was given up");
@@ -292,8 +307,6 @@ void Store::Impl::EncodeBatch(const std::shared_ptr<PutOp>& op, StoreContext& ct
             if (untouched || result.code() == StatusCode::kInvalid) Abort(w->block, w->writer);
             continue;
           }
-          const size_t at = static_cast<size_t>(w->layer - writer.shard.layer_begin);
-          Segment& segment = writer.segments[at];
           segment.basis = w->job.id.basis;
           segment.bytes = w->job.bytes;
           segment.nmse = w->job.nmse;
@@ -305,6 +318,7 @@ void Store::Impl::EncodeBatch(const std::shared_ptr<PutOp>& op, StoreContext& ct
             ctx.energies.Fold(w->layer, static_cast<int>(writer.shard.head_begin + h),
                               w->measure[h].k_energy, w->measure[h].v_energy, &cell);
           }
+          BookOpen(*w->block, writer, segment);
           seg.status = StatusCode::kOk;
           seg.nmse = segment.nmse;
           seg.bytes = segment.bytes;

@@ -52,6 +52,7 @@ void Store::Impl::Adopt(record::BlockMeta meta, Tier from) {
   }
   (to_bank ? block->in_bank : block->in_spill) = true;
   (to_bank ? block->bank_touched : block->spill_touched) = true;
+  SetPinned(*block, meta.pinned);  // of the bank's row where there are two: it was synced
   if (to_bank) {
     block->bank = std::make_unique<record::BlockMeta>(meta);
     block->durability = Durability::kPersistent;
@@ -70,30 +71,12 @@ void Store::Impl::Adopt(record::BlockMeta meta, Tier from) {
     block->spill_revision = meta.revision;
     block->history_on_disk = meta.history_bytes;
   }
-  block->revision = meta.revision;
-  block->dropped = meta.dropped;
-  for (const Segment& s : block->segments) {
-    UseBasis(*ctx, s.basis, -1);
-    block->tenant->charged -= std::min<uint64_t>(block->tenant->charged, s.bytes);
-  }
-  block->segments.clear();
-  uint32_t cell = 0;
-  for (const record::SegmentEntry& e : meta.segments) {
-    Segment s;
-    s.layer = e.layer;
-    s.head_begin = e.head_begin;
-    s.kv_heads = meta.opaque ? uint16_t{1} : e.kv_heads;
-    s.basis = e.basis;
-    s.bytes = e.bytes;
-    s.cell = cell;
-    s.nmse = meta.nmse;
-    cell += e.kv_heads;
-    UseBasis(*ctx, e.basis, +1);
-    block->tenant->charged += e.bytes;
-    block->segments.push_back(std::move(s));
-  }
-  block->cells = std::move(meta.cells);
+  block->drop_due.reset();
+  if (meta.drop_due && policy->drops_tokens())
+    block->drop_due = clock.Now();  // once it is read back
+  TakeRow(*block, meta);
   if (block->state() == BlockState::kWriting) Move(*block, BlockState::kSpilled);
+  SetPinned(*block, meta.pinned);  // as many bytes as it has now
   Appraise(*block);
 }
 
@@ -115,8 +98,12 @@ void Store::Recover(std::function<void(Status)> done) {
                                                                    s->options.learner));
                 s->Context(c->tenant, c->context)->learning_allowed = s->options.learner.enabled;
               }
-              if (StoreContext* ctx = s->Context(c->tenant, c->context))
+              if (StoreContext* ctx = s->Context(c->tenant, c->context)) {
                 (tier == Tier::kBank ? ctx->row_in_bank : ctx->row_in_spill) = true;
+                if (!c->omega.empty() && ctx->omega.empty() &&
+                    !ctx->RestoreOmega(std::move(c->omega), s->options.policy.omega).ok())
+                  LogWarn("omega of context {:016x} is damaged: it goes without", c->context);
+              }
             } else if (auto* b = std::get_if<record::BasisRow>(&row)) {
               StoreContext* ctx = s->Context(b->tenant, b->context);
               auto basis = Basis::Parse(std::as_bytes(std::span(b->object)));
@@ -157,6 +144,12 @@ void Store::Recover(std::function<void(Status)> done) {
         }
         for (const auto& [layer, basis] : newest) ctx->learner.RestoreBasis(layer, basis);
       }
+      // A bank's row goes on saying that it ends a chain when the chain has gone on.
+      s->blocks.ForEach([s](Block& b) {
+        if (!b.drop_due || b.index == 0) return;
+        if (BlockRef parent = s->blocks.Find({b.key.tenant, b.key.context, b.parent}))
+          parent->drop_due.reset();
+      });
       LogInfo("recovered {} blocks in {} contexts", s->blocks.size(), s->contexts.size());
       done(std::move(banked));
     });
@@ -182,7 +175,7 @@ void Store::Drain(TimePoint deadline, std::function<void()> done) {
   for (Block* b = s->blocks.newest(); b != nullptr; b = b->older)
     if (b->state() == BlockState::kResident) order->push_back(s->blocks.Find(b->key));
   auto step = std::make_shared<std::function<void()>>();
-  auto flush = [s, done = std::move(done), step] {
+  auto flush = [s, done = std::move(done)] {
     auto rows = [s](SpillStore* store) {
       if (store == nullptr) return;
       store->PutRow(record::PriceRow{0, Tier::kHost, s->book.price() / kPriceOctave},
@@ -193,9 +186,8 @@ void Store::Drain(TimePoint deadline, std::function<void()> done) {
             store->PutRow(ctx->learner.Row(l, ctx->tenant), [](Status) {});
     };
     rows(s->bank != nullptr ? s->bank : s->spill);
-    auto end = [s, done, step] {
+    auto end = [s, done] {
       s->on_idle = nullptr;
-      *step = nullptr;
       done();
     };
     auto flush_bank = [s, end] {
@@ -209,7 +201,7 @@ void Store::Drain(TimePoint deadline, std::function<void()> done) {
     else
       s->spill->Flush([flush_bank](Status) { flush_bank(); });
   };
-  *step = [s, order, deadline, flush, step, next = size_t{0}, flushing = false]() mutable {
+  *step = [s, order, deadline, flush, next = size_t{0}, flushing = false]() mutable {
     if (flushing) return;
     while (s->spill != nullptr && next < order->size() && s->clock.Now() < deadline &&
            s->disk_bytes < s->options.disk_in_flight) {
@@ -226,14 +218,8 @@ void Store::Drain(TimePoint deadline, std::function<void()> done) {
     flushing = true;
     s->loop.Post(flush);
   };
-  s->on_idle = [s, step] {
-    s->loop.Post([step] {
-      if (*step) (*step)();
-    });
-  };
-  s->loop.Post([step] {
-    if (*step) (*step)();
-  });
+  s->on_idle = [s, step] { s->loop.Post([step] { (*step)(); }); };
+  s->on_idle();
 }
 
 }  // namespace dyna

@@ -31,6 +31,7 @@ struct StoreStats {
   double put_error_sum = 0;  // nmse x segments
   uint64_t retries = 0, quota_refusals = 0, invalid = 0;
   uint64_t demoted_segments = 0, demoted_bytes = 0, spilled_blocks = 0, evicted_blocks = 0;
+  uint64_t dropped_tokens = 0;  // by a policy, each in each layer and kv head
   uint64_t loaded_blocks = 0, load_failures = 0, damaged_segments = 0, expired_blocks = 0;
   uint64_t aborted_puts = 0, lost_leases = 0, compacted_bytes = 0;
   uint64_t illegal_transitions = 0;  // a defect of ours; each one cost a block

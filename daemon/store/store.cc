@@ -111,6 +111,10 @@ void Store::Impl::Gone(Block& block, bool on_disk_too) {
     loop.Post([waiter = std::move(waiter)] {
       waiter(Status(StatusCode::kMiss, "the block was dropped"));
     });
+  for (auto& waiter : std::exchange(block.banked, {}))
+    loop.Post([waiter = std::move(waiter)] {
+      waiter({StatusCode::kCancelled, "the block was dropped"});
+    });
   if (block.pinned) pinned_bytes -= std::exchange(block.pinned_bytes, 0);
   BlockRef keep = blocks.Find(block.key);
   Move(block, BlockState::kGone);
@@ -123,7 +127,12 @@ Store::Store(Parts parts, StoreOptions options)
     : impl_(std::make_unique<Impl>(parts, std::move(options))) {}
 
 Store::~Store() {
-  // Extents return to the arena before it goes.
+  // Extents return to the arena before it goes. Who waits for a disk holds the block that
+  // holds him; one that is gone holds nobody.
+  impl_->blocks.ForEach([](Block& block) {
+    block.loaded.clear();
+    block.banked.clear();
+  });
   impl_->folds.clear();
   impl_->drop.reset();
   impl_->plan = {};
@@ -193,7 +202,13 @@ Result<OpenedContext> Store::OpenContext(const Caller& caller, const ContextSpec
   }
   if (profile && !ctx->profiled) {  // the first one given stays: tiles are coded in it
     ctx->profiled = true;
-    ctx->sensitivity = std::move(sensitivity);
+    if (ctx->omega.empty() && profile->has_omega()) {
+      for (const auto& layer : profile->cells)
+        for (const CellSensitivity& c : layer)
+          ctx->omega.insert(ctx->omega.end(), {c.omega_k, c.omega_v, c.k_error_l4, c.k_error_l2});
+      ctx->sensitivity = std::move(sensitivity);
+      impl_->RewriteContextRow(*ctx);
+    }
     for (size_t l = 0; l < profile->bases.size(); ++l) {
       if (!profile->bases[l]) continue;
       ctx->learner.SetProfileBasis(static_cast<int>(l), profile->bases[l]);
@@ -225,6 +240,10 @@ void Store::CloseSession(SessionId session) {
 
 void Store::OnBusy(std::function<void()> busy) { impl_->on_busy = std::move(busy); }
 
+void Store::OnLeaseRevoked(std::function<void(SessionId, uint64_t)> revoked) {
+  impl_->on_revoked = std::move(revoked);
+}
+
 bool Store::Tick() {
   Impl& s = *impl_;
   const TimePoint start = s.clock.Now();
@@ -237,6 +256,7 @@ bool Store::Tick() {
   s.StartReports();
   more |= s.DropSlice(until);
   more |= s.Pressure(until);
+  s.FlushTranscodes();
   if (s.wanted_range != 0) s.CompactSlice();
   if (!s.dirty_history.empty()) {
     BlockRef block = s.dirty_history.front().lock();

@@ -119,6 +119,8 @@ class Store {
   bool Tick();
   // Runs when something made housekeeping necessary; the owner arms its timer.
   void OnBusy(std::function<void()> busy);
+  // Runs when a lease ended before its holder let go of it.
+  void OnLeaseRevoked(std::function<void(SessionId, uint64_t lease)> revoked);
 
   // True while something falls due by itself (leases, unfinished puts, chains to decide): Tick must
   // run now and then.

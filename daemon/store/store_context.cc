@@ -39,6 +39,26 @@ uint64_t StoreContext::basis_bytes() const {
   return sum;
 }
 
+record::ContextRow StoreContext::Row() const { return {tenant, fingerprint, spec, omega}; }
+
+Status StoreContext::RestoreOmega(std::vector<float> flat, OmegaGrain grain) {
+  std::vector<std::vector<CellSensitivity>> cells;
+  size_t at = 0;
+  for (const LayerShape& layer : spec.layers)
+    for (auto& cell : cells.emplace_back(layer.kv_heads)) {
+      if (at + 4 > flat.size()) return Invalid("omega: too short");
+      cell = {flat[at], flat[at + 1], flat[at + 2], flat[at + 3]};
+      at += 4;
+    }
+  if (grain != OmegaGrain::kOff) {
+    auto made = Sensitivity::Make(spec, std::move(cells), grain);
+    if (!made.ok()) return made.status();
+    sensitivity = std::move(*made);
+  }
+  omega = std::move(flat);
+  return {};
+}
+
 BasisName StoreContext::CurrentBasis(int layer) const {
   const auto& basis = learner.basis(layer);
   return basis ? basis->name() : 0;

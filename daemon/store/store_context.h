@@ -18,6 +18,7 @@
 #include "daemon/policy/policy.h"
 #include "kernels/rope.h"
 #include "schemas/context.h"
+#include "schemas/record.h"
 
 namespace dyna {
 
@@ -48,6 +49,7 @@ struct StoreContext {
   HedgeNormaliser normaliser;
   EnergyMeans energies;
   std::optional<Sensitivity> sensitivity;  // with a profile that has omega
+  std::vector<float> omega;                // that profile's, for the context's row
   bool profiled = false;
   bool learning_allowed = true;  // within the tenant's cap
   bool row_in_spill = false, row_in_bank = false;
@@ -71,6 +73,9 @@ struct StoreContext {
   std::shared_ptr<const Basis> Share(BasisName name) const;
   void AddBasis(std::shared_ptr<const Basis> basis);
   uint64_t basis_bytes() const;
+  record::ContextRow Row() const;
+  // Takes up omega as it is in a row; INVALID where Sensitivity::Make says so.
+  Status RestoreOmega(std::vector<float> cells, OmegaGrain grain);
 
   // The ladders of a layer for a class; `basis` null: none yet. Made once each.
   std::shared_ptr<const LadderSet> Ladders(const Policy& policy, int layer, BasisName basis,

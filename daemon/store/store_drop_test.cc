@@ -218,6 +218,27 @@ TEST(Drop, ChainsAreDecidedAtTheirEnd) {
   }
 }
 
+// A decision that the stop came before is due again once the chain is read back; one that was made
+// is not forgotten.
+TEST(Drop, WhatIsDueSurvivesARestart) {
+  for (const Durability durability : {Durability::kVolatile, Durability::kPersistent}) {
+    SCOPED_TRACE(static_cast<int>(durability));
+    DropHarness s(Options("streamingllm", .5, 0));
+    ASSERT_TRUE(s.PutBlock(1, 0, QualityClass::kBalanced, durability).ok());
+    ASSERT_TRUE(s.PutBlock(2, 1, QualityClass::kBalanced, durability).ok());
+    if (durability == Durability::kVolatile) s.Drain();
+    s.Restart();
+    ASSERT_TRUE(s.store->OpenContext(s.caller, s.spec, {}).ok());
+    s.Wait();
+    EXPECT_FALSE(s.store->NeedsClock()) << "nothing is read back for it";
+    EXPECT_EQ(s.Kept(2), 128 * kLayers * kHeads);
+    EXPECT_EQ(s.store->stats().dropped_tokens, 0u);
+    s.Wait();
+    EXPECT_EQ(s.Kept(2), 64 * kLayers * kHeads);
+    EXPECT_EQ(s.store->stats().dropped_tokens, uint64_t{64} * kLayers * kHeads);
+  }
+}
+
 // A key far from the others' direction is what KeyDiff keeps.
 TEST(Drop, KeyDiffReadsTheKeysBack) {
   DropHarness s(Options("keydiff", 6. / 64, 0));

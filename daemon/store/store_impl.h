@@ -64,6 +64,9 @@ struct Store::Impl {
   StoreContext* Context(TenantId tenant, Fingerprint context);
   // Work on a codec thread, then `done` here; counted, so that a drain can wait for it.
   void RunCodec(size_t bytes, std::function<void()> work, std::function<void()> done);
+  // Source or decoded bytes of one codec job: enough to amortise the hop, few enough to spread over
+  // the threads; more where the backend is a device.
+  size_t JobBytes() const { return std::max(size_t{512} << 10, backend.batch_bytes()); }
   void NeedTick();
   void Gone(Block& block, bool on_disk_too);  // out of the table, tiers and books
   // The one way to another state. False after a transition that is not legal: the block is then a
@@ -75,11 +78,23 @@ struct Store::Impl {
   uint64_t Charged() const;  // arena in use + metadata + bases
   bool Fits(uint64_t bytes) const { return Charged() + bytes <= Limit(); }
   Result<Extent> Reserve(uint64_t bytes, uint64_t serial);
+  // Live bytes that are not of booked tiles: headers, padding, metadata, raw.
+  int64_t FixedBytes() const;
+  uint64_t Target() const;  // Limit less a little: pressure begins here
+  // As a put enters the book: never reported, no reuse. Views what it is given.
+  static PricedSegment Fresh(const LadderSet& ladders, std::span<const record::Cell> cells,
+                             const Shard& shard, int layer, const BlockHash& hash);
+  void Anticipate(StoreContext& ctx, TenantId tenant, const wire::Put& put);  // anticipate.cc
   std::vector<TilePlan> PlanPut(StoreContext& ctx, TenantId tenant, const Shard& shard, int layer,
                                 QualityClass quality, const BlockHash& hash, BasisName* basis);
   bool Priced(const Block& block) const;   // its tiles may be demoted
   static bool Frozen(const Block& block);  // but not now: pinned, or a lease promised more
-  PricedSegment AsPriced(const Block& block, const Segment& segment) const;
+  // `cells`: of the block, or of the writer that the segment is still of.
+  PricedSegment AsPriced(const Block& block, const Segment& segment,
+                         std::span<const record::Cell> cells) const;
+  // A writer's segments count at the price that they will have, though none shrinks before commit.
+  void BookOpen(const Block& block, Writer& writer, Segment& segment);
+  void UnbookOpen(const Block& block, const Writer& writer, Segment& segment);
   void Book(Block& block, Segment& segment);
   void Unbook(Block& block, Segment& segment);
   void BookAll(Block& block);
@@ -121,11 +136,15 @@ struct Store::Impl {
   // ---- disk.cc
   // The rows without which a block's own row is lost at the next start: asked for before it.
   void EnsureRows(StoreContext& ctx, SpillStore& store, bool bank, const Block& block);
+  void PutContextRow(StoreContext& ctx, SpillStore& store, bool to_bank);
+  void RewriteContextRow(StoreContext& ctx);  // where it is
   record::BlockMeta MetaOf(const Block& block) const;
   void WriteBlock(const BlockRef& block, SpillStore& store, bool to_bank, record::BlockMeta meta,
                   std::function<void(Status)> done);
   void Persist(const BlockRef& block, std::function<void(Status)> done);
   void PersistHistory(const BlockRef& block);
+  // Its rows, where a disk has the block: pinned or not, and till when it lives.
+  void PersistPin(const Block& block);
   void Spill(const BlockRef& block);
   // The bank has all that was committed of it, not only its first writer's shard.
   bool BankHolds(const Block& block) const;
@@ -137,10 +156,15 @@ struct Store::Impl {
   void DropBankCopy(Block& block, std::function<void(Status)> done);
 
   // ---- load.cc
+  // Its segments are those that the row lists, on a disk and not in RAM.
+  void TakeRow(Block& block, const record::BlockMeta& row);
   void TakeBankCopy(Block& block);  // what is spilled is from now on the bank's copy
   void Load(const BlockRef& block, std::function<void(const Status&)> done);
   void FinishLoad(const BlockRef& block, Status status);
   void Adopt(record::BlockMeta meta, Tier from);  // at start
+
+  // ---- manage.cc
+  void SetPinned(Block& block, bool pinned);
 
   // ---- report.cc, learn.cc
   void Enqueue(PendingReport report);
@@ -166,6 +190,9 @@ struct Store::Impl {
   // ---- pressure.cc
   bool Pressure(TimePoint until);
   bool DemoteSlice(TimePoint until);
+  // Hands what StartTranscode gathered to the codec: at the end of a tick at the latest.
+  void FlushTranscodes();
+  uint32_t TranscodesAtOnce() const;
   bool StartTranscode(const BlockRef& block, size_t segment, std::vector<TilePlan> plan,
                       const LadderSet& ladders);
   bool MoveColdBlocks(uint64_t excess);
@@ -212,17 +239,30 @@ struct Store::Impl {
   bool sweep_idle = false;  // the last walk found nothing to demote
   size_t sweep_found = 0;   // in this walk
   uint32_t transcodes = 0, learning = 0;
+  uint64_t transcode_copies = 0;  // what they write: counted beside what it takes the place of
+  // Demotions that become one call of the backend.
+  struct PendingTranscode {
+    TranscodeJob* job;
+    std::shared_ptr<void> owner;  // of what `job` names
+    std::function<void()> done;   // on the loop
+  };
+  std::vector<PendingTranscode> pending_transcodes;
+  size_t pending_transcode_bytes = 0;
   uint64_t transcode_gain = 0;       // bytes that running demotions will free
   int64_t overshoot = 0;             // tile bytes asked for beyond the excess (padding)
   uint64_t disk_bytes = 0;           // on their way to a disk
   uint64_t rows_failed[2] = {0, 0};  // of EnsureRows; [1]: in the bank
   uint64_t in_flight = 0;            // codec jobs and disk operations
   Arena::Plan plan;                  // of the compaction under way
+  uint64_t open_bytes = 0;           // of blocks that are not complete: they cannot shrink yet
+  uint64_t encoding = 0;             // segments of theirs that a codec thread has
+  TimePoint open_moved;              // when one of them last got further
   uint64_t wanted_room = 0;          // somebody was told RETRY for want of this much
   uint64_t wanted_range = 0;         // an allocation failed although there was room
   bool draining = false;
   TimePoint retry_disk_at;  // a full or failing spill is left alone till then
   std::function<void()> on_busy, on_idle;
+  std::function<void(SessionId, uint64_t)> on_revoked;
   StoreStats counts;
 };
 

@@ -305,5 +305,53 @@ TEST(StorePromises, OpaqueObjectsExpireAndCountAgainstTheQuota) {
   EXPECT_EQ(put(6, 0, 3).code(), StatusCode::kQuota);
 }
 
+TEST(StorePromises, ALeaseThatEndsByItselfIsTold) {
+  StoreHarness s;
+  std::vector<std::pair<SessionId, uint64_t>> told;
+  s.store->OnLeaseRevoked([&](SessionId session, uint64_t lease) {
+    told.emplace_back(session, lease);
+    s.store->CloseSession(session);  // as where it cannot be told any more
+  });
+  ASSERT_TRUE(s.PutBlock(1, 0).ok());
+  const auto kept = s.Lookup({1}), let_go = s.Lookup({1});
+  ASSERT_NE(kept.lease, 0u);
+  s.store->ReleaseLease(s.caller, let_go.lease);
+  s.clock.Advance(std::chrono::milliseconds(kept.ttl_ms + 1));
+  s.Settle();
+  EXPECT_EQ(told, (std::vector{std::pair(s.caller.session, kept.lease)}));
+  EXPECT_EQ(s.store->stats().leases, 0u);
+}
+
+// A batch that is large against the budget is coded at the price at which it fits, whole: it does
+// not fill the budget at 8 bits, to be refused for the rest and pressed below what the rest gets.
+TEST(Promises, ABatchIsCodedAtThePriceAtWhichItFits) {
+  constexpr uint64_t kBlocks = 8;
+  StoreHarness s(4u << 20);
+  ASSERT_TRUE(s.PutBlock(100, 0).ok());
+  const uint64_t one = s.store->stats().charged_bytes;
+  s.store->SetBudget(one + one * kBlocks * 7 / 10);
+
+  wire::Put put = s.Request(1, 0);
+  put.hashes.clear();
+  std::vector<std::vector<float>> data;
+  std::vector<KvView> sources;
+  for (uint64_t n = 1; n <= kBlocks; ++n) {
+    put.hashes.push_back(StoreHarness::Name(n));
+    data.push_back(StoreHarness::Data(n));
+    for (const auto& v : StoreHarness::Views(data.back(), 0, StoreHarness::kLayers, 0))
+      sources.push_back({v.k, v.v, v.k_token_stride, v.k_head_stride, v.v_token_stride,
+                         v.v_head_stride, v.dtype});
+  }
+  wire::PutReply reply;
+  s.store->Put(s.caller, put, sources, {}, [&](wire::PutReply r) { reply = std::move(r); });
+  s.Settle();
+  EXPECT_TRUE(reply.status.ok()) << reply.status.ToString();
+  const StoreStats stats = s.store->stats();
+  EXPECT_EQ(stats.retries, 0u);
+  EXPECT_EQ(stats.spilled_blocks, 0u);
+  EXPECT_LE(stats.charged_bytes, stats.budget_bytes);
+  EXPECT_GT(stats.charged_bytes, stats.budget_bytes * 65 / 100) << "coded narrower than need be";
+}
+
 }  // namespace
 }  // namespace dyna

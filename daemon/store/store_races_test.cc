@@ -138,5 +138,72 @@ TEST(StoreRaces, WiderShardReplacesAndAnotherSplitIsRefused) {
   EXPECT_LT(s.ErrorOf(1), 1e-3);
 }
 
+// A store that ends in the middle of things, as the daemon's does at its deadline, holds nothing
+// that outlives it: not the arena's extents, not its callers' memory.
+class StoreEnds : public ::testing::Test {
+ protected:
+  void EndMidway() {
+    s.codec.DropAll();
+    s.loop.DropAll();
+    s.spill.reset();
+    s.bank.reset();
+    s.store.reset();
+    EXPECT_EQ(s.arena->used_bytes(), 0u) << "an extent outlived the store";
+  }
+  void PutPersistent(uint64_t n, std::shared_ptr<void> memory) {
+    wire::Put put = s.Request(n, 0);
+    put.durability = Durability::kPersistent;
+    auto data = StoreHarness::Data(n);
+    std::vector<KvView> from;
+    for (const auto& v : StoreHarness::Views(data, 0, StoreHarness::kLayers, 0))
+      from.push_back({v.k, v.v, v.k_token_stride, v.k_head_stride, v.v_token_stride,
+                      v.v_head_stride, v.dtype});
+    s.store->Put(s.caller, put, from, {memory, {}}, [memory](wire::PutReply) {});
+    s.Settle();
+  }
+
+  StoreHarness s;
+};
+
+TEST_F(StoreEnds, WhileAPersistWaitsForTheOneUnderWay) {
+  s.bank->Hold();
+  auto memory = std::make_shared<int>();
+  PutPersistent(1, memory);
+  PutPersistent(1, memory);
+  EndMidway();
+  EXPECT_EQ(memory.use_count(), 1);
+}
+
+TEST_F(StoreEnds, WhileAFetchWaitsForAReadBack) {
+  ASSERT_TRUE(s.PutBlock(1, 0, QualityClass::kBalanced, Durability::kPersistent).ok());
+  s.Restart();
+  const auto hit = s.Lookup({1});
+  ASSERT_EQ(hit.run, 1u);
+  s.bank->Hold();
+  auto memory = std::make_shared<std::vector<float>>(StoreHarness::kBlock);
+  wire::Fetch fetch;
+  fetch.context = s.context;
+  fetch.lease = hit.lease;
+  fetch.head_end = StoreHarness::kHeads;
+  fetch.layer_count = StoreHarness::kLayers;
+  fetch.block_count = 1;
+  s.store->Fetch(s.caller, fetch, StoreHarness::Views(*memory, 0, StoreHarness::kLayers, 0),
+                 {memory, {}}, [memory](Store::Fetched) {});
+  ASSERT_GT(memory.use_count(), 1);
+  EndMidway();
+  EXPECT_EQ(memory.use_count(), 1);
+}
+
+TEST_F(StoreEnds, WhileADrainWaitsForTheDisk) {
+  ASSERT_TRUE(s.PutBlock(1, 0).ok());
+  s.spill->Hold();
+  auto memory = std::make_shared<int>();
+  s.store->Drain(s.clock.Now() + std::chrono::seconds(1), [memory] {});
+  s.Settle();
+  ASSERT_GT(memory.use_count(), 1) << "it has ended";
+  EndMidway();
+  EXPECT_EQ(memory.use_count(), 1);
+}
+
 }  // namespace
 }  // namespace dyna

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "daemon/store/store_harness.h"
+#include "kernels/testing_device.h"
 
 namespace dyna {
 namespace {
@@ -149,6 +150,27 @@ TEST(Store, QuotaIsATypedRefusal) {
   s.store->ConfigureTenant(s.caller.tenant, "small", 1024);
   ASSERT_TRUE(s.PutBlock(1, 0).ok());
   EXPECT_EQ(s.PutBlock(2, 1).code(), StatusCode::kQuota);
+}
+
+// A device wants many segments in a call: demotions of a tick go together.
+TEST(Store, DemotesByTheBatchOnADevice) {
+  StoreHarness s(2u << 20);
+  auto owned = std::make_unique<testing::FaultyDevice>(std::move(*MakeCpuBackend("scalar")));
+  const testing::FaultyDevice& device = *owned;
+  s.Stop();
+  s.backend = std::move(owned);
+  s.Start();
+  ASSERT_TRUE(s.store->OpenContext(s.caller, s.spec, {}).ok());
+  for (uint64_t n = 1; n <= 20; ++n)
+    ASSERT_TRUE(s.PutBlock(n, static_cast<uint32_t>(n - 1)).ok()) << n;
+  const int before = device.calls;
+  s.store->SetBudget(s.store->stats().charged_bytes * 7 / 10);
+  s.Settle();
+  const StoreStats stats = s.store->stats();
+  EXPECT_LE(stats.charged_bytes, stats.budget_bytes);
+  ASSERT_GT(stats.demoted_segments, 8u);
+  EXPECT_LT(static_cast<uint64_t>(device.calls - before), stats.demoted_segments / 2);
+  for (uint64_t n = 1; n <= 20; ++n) EXPECT_LT(s.ErrorOf(n), 0.02) << n;
 }
 
 TEST(Store, BudgetIsKeptByFewerBitsThenByTheDisk) {

@@ -184,6 +184,7 @@ void Store::Impl::EndWriter(Block& block, const std::shared_ptr<Writer>& writer)
   writer->aborted = true;
   ++counts.aborted_puts;
   for (Segment& s : writer->segments) {
+    UnbookOpen(block, *writer, s);
     if (s.bytes != 0) UseBasis(*block.context, s.basis, -1);
     s.extent.Retire();
   }
@@ -192,6 +193,8 @@ void Store::Impl::EndWriter(Block& block, const std::shared_ptr<Writer>& writer)
 
 // Its session may begin another put.
 void Store::Impl::FreeRoom(const Block& block, const Writer& writer) {
+  open_bytes -= std::min(open_bytes, writer.reserved);
+  open_moved = clock.Now();
   auto it = sessions.find(writer.session);
   if (it == sessions.end()) return;
   Session& session = it->second;
@@ -270,6 +273,7 @@ Status Store::Impl::Commit(const BlockRef& ref, const std::shared_ptr<Writer>& w
   const auto base = static_cast<uint32_t>(block.cells.size());
   block.cells.insert(block.cells.end(), writer->cells.begin(), writer->cells.end());
   for (Segment& s : writer->segments) {
+    UnbookOpen(block, *writer, s);
     s.cell += base;
     block.tenant->charged += s.bytes;
     raw_bytes += raw_of(s);

@@ -165,7 +165,7 @@ TEST_P(StoreContract, HoldsItsBudget) {
 TEST_P(StoreContract, ARestartFindsTheRowsInOrder) {
   const record::BasisRow basis{7, 0xfeed, 5, std::vector<uint8_t>(100'000, 3)};
   const record::LearnerRow learner{7, 0xfeed, 2, 1, {1, 2}};
-  record::ContextRow context{7, 0xfeed, {}};
+  record::ContextRow context{7, 0xfeed, {}, {}};
   context.spec.model = "m";
   context.spec.ropes = {{RopeKind::kHalf, 2, {1.0f}}};
   context.spec.layers = {{LayerKind::kFull, 3, 9, 64, 0, 0, 8192}};

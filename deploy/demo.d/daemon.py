@@ -21,7 +21,13 @@ LISTEN = "0A"  # of the kernel's socket states
 class Daemon:
     """One dynacompressd process and its folder. Start it again after `kill` or `stop`."""
 
-    def __init__(self, binary: pathlib.Path, folder: pathlib.Path, overrides: str = "") -> None:
+    def __init__(
+        self,
+        binary: pathlib.Path,
+        folder: pathlib.Path,
+        overrides: str = "",
+        backend: str = "auto",
+    ) -> None:
         folder.mkdir(parents=True)
         self.socket = folder / "dynacompressd.sock"
         self._binary, self._folder = binary, folder
@@ -30,6 +36,7 @@ class Daemon:
         self._config = folder / "dynacompressd.toml"
         self._config.write_text(
             f'[server]\nsocket = "{self.socket}"\nstate_dir = "{folder / "state"}"\n'
+            f'backend = "{backend}"\n'
             f"[admin]\nport = {self._port}\n{overrides}"
         )
 

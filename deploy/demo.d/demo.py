@@ -28,7 +28,9 @@ from workers import BLOCK, Document, Endpoint, Prefiller, Reader  # noqa: E402
 PREFIX, TAIL, CONTINUATION = 3072, 64, 256  # tokens
 FIRST_TEXT, MAIN_TEXT = "tarfile", "gitmanual"  # a program, then a manual: two kinds of text
 STEPS = (2.0, 3.0, 4.2, 6.0)  # the budget, as raw bytes over it
-LIMITS = {4.2: (0.995, 0.006), 6.0: (0.985, 0.015)}  # least retention, most KL
+# Least retention, most KL. Perplexity of 256 tokens moves by .2 % from run to run while KL stays
+# (one daemon twice: 99.77 % and 99.53 % at .0020 and .0019): KL is the gate at 4.2 x.
+LIMITS = {4.2: (0.993, 0.006), 6.0: (0.985, 0.015)}
 HISTORY_BYTES, ENTRY_CELL, ENTRY_BLOCK = 8, 6, 96  # of the store, beside segments (formats 6)
 
 
@@ -48,14 +50,14 @@ def say(text: str) -> None:
 class Demo:
     """The run: folder, processes, rows so far."""
 
-    def __init__(self, folder: pathlib.Path, binary: pathlib.Path) -> None:
-        self.folder, self._binary = folder, binary
+    def __init__(self, folder: pathlib.Path, binary: pathlib.Path, device: str) -> None:
+        self.folder, self._binary, self._device = folder, binary, device
         self.rows: list[table.Row] = []
         self.pictures: dict[str, Any] = {}
         self.failed: list[str] = []
         self._logs = folder / "full.npy"
         self.config: Config = load_model()[0]
-        self.daemon = Daemon(binary, folder / "daemon")
+        self.daemon = Daemon(binary, folder / "daemon", backend=device)
         self.a, self.b = Remote("A", Prefiller), Remote("B", Reader)
 
     def check(self, holds: bool, what: str) -> None:
@@ -74,6 +76,7 @@ class Demo:
         first, main = document(tokenizer, FIRST_TEXT), document(tokenizer, MAIN_TEXT)
         region, ucx = self.endpoint("region"), self.endpoint("ucx")
         say(f"1. dynacompressd is ready after {self.daemon.start():.2f} s at {self.daemon.socket}")
+        say(f"   codes on {self.daemon.status()['isa']}")
         ports = self.daemon.listening()
         self.check(ports == [self.daemon.admin_address], f"its only port is {ports}, its own page")
 
@@ -191,7 +194,8 @@ class Demo:
 
     def _without_basis(self, main: Document, factor: float) -> None:
         """The same step with a daemon that may not learn: it cannot go below 4 bits."""
-        other = Daemon(self._binary, self.folder / "plain", "[learner]\nenabled = false\n")
+        off = "[learner]\nenabled = false\n"
+        other = Daemon(self._binary, self.folder / "plain", off, self._device)
         other.start()
         try:
             region = self.endpoint("region", other)
@@ -267,11 +271,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--daemon", type=pathlib.Path, required=True, help="path of dynacompressd")
     parser.add_argument("--folder", type=pathlib.Path, required=True, help="emptied, then written")
+    parser.add_argument(
+        "--device", choices=["auto", "cpu", "cuda"], default="auto", help="where it codes"
+    )
     args = parser.parse_args()
     shutil.rmtree(args.folder, ignore_errors=True)
     args.folder.mkdir(parents=True)
     begin = time.monotonic()
-    demo = Demo(args.folder.resolve(), args.daemon.resolve())
+    demo = Demo(args.folder.resolve(), args.daemon.resolve(), args.device)
     try:
         demo.run()
     finally:

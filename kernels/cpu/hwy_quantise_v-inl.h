@@ -12,12 +12,10 @@
 #include <cstring>
 
 #include "kernels/cpu/hwy_common-inl.h"
+#include "kernels/cpu/hwy_trellis-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace dyna::HWY_NAMESPACE {
-
-// Eight rows: their d values rounded to f16, [channel][row].
-using EightRows = float[kMaxHeadDim * 8];
 
 // The pairwise tree over d channels of at(c), for eight rows at once: eight leaves in registers,
 // then a tree of those. Channels beyond d are +0.
@@ -37,50 +35,30 @@ HWY_INLINE VF ChannelTree(int d, const At& at) {
   return partial[0];
 }
 
-// How a group's values become codes. b = 2: `up` is the step itself. b = 4, 8: reciprocals of the
-// step, a little too large and too small.
+// How a group's values become codes at 4 and 8 bits: reciprocals of the step, a little too large
+// and too small.
 struct VSteps {
   VF up, down;
 };
 template <int kBits>
-HWY_INLINE VSteps MakeSteps(int d, VF energy, VF largest) {
+HWY_INLINE VSteps MakeSteps(VF energy, VF largest) {
   const VF one = Set8(1.0f);
   const auto empty = hn::Eq(energy, hn::Zero(F8()));
-  if constexpr (kBits <= 2) {
-    const VF rms = hn::Sqrt(hn::Div(energy, Set8(static_cast<float>(d))));
-    return {hn::IfThenElse(empty, one, hn::Mul(Set8(1.075f), rms)), one};
-  }
   const VF step = hn::Mul(largest, Set8(2.0f / static_cast<float>(1 << kBits)));
   const VF inverse = hn::Div(one, hn::IfThenElse(empty, one, step));
   return {hn::Mul(inverse, Set8(1 + 0x1p-21f)), hn::Mul(inverse, Set8(1 - 0x1p-21f))};
 }
 
-// The stored code, floor(z / step) + half in 0 .. 2 half - 1, and u. Exact: thresholds of b = 2 and
-// 1 are exact in z itself; for 4 and 8, z and the step have 11 bits each, so a quotient that is no
-// integer is at least 2^-18 of its size away from one, and the reciprocal's error of 2^-23 is
-// covered by rounding it upwards.
+// The stored code, floor(z / step) + half in 0 .. 2 half - 1, and u. Exact: z and the step have 11
+// bits each, so a quotient that is no integer is at least 2^-18 of its size away from one, and the
+// reciprocal's error of 2^-23 is covered by rounding it upwards.
 template <int kBits>
 HWY_INLINE VU StoredCode(VF z, const VSteps& steps, VF* u) {
-  const U8x32 du;
-  const VF zero = hn::Zero(F8());
-  const auto minus = [&](auto mask) HWY_ATTR { return Bits(hn::VecFromMask(F8(), mask)); };
-  if constexpr (kBits == 1) {
-    const VU negative = minus(hn::Lt(z, zero));
-    *u = FloatOf(hn::Xor(Bits(Set8(0.5f)), hn::ShiftLeft<31>(negative)));
-    return hn::Add(hn::Set(du, 1u), negative);
-  } else if constexpr (kBits == 2) {  // (z >= -step) + (z >= 0) + (z >= step)
-    HWY_ALIGN static const float kUnits[8] = {-1.5f, -0.5f, 0.5f, 1.5f, -1.5f, -0.5f, 0.5f, 1.5f};
-    const VU a = minus(hn::Ge(z, hn::Neg(steps.up))), b = minus(hn::Ge(z, zero));
-    const VU code = hn::Sub(hn::Zero(du), hn::Add(hn::Add(a, b), minus(hn::Ge(z, steps.up))));
-    *u = hn::TableLookupLanes(Load8(kUnits), hn::IndicesFromVec(F8(), code));
-    return code;
-  } else {
-    constexpr float kHalf = 1 << (kBits - 1);
-    const VF quotient = hn::Max(hn::Mul(z, steps.up), hn::Mul(z, steps.down));
-    const VF code = hn::Min(hn::Floor(quotient), Set8(kHalf - 1));  // never below -half
-    *u = hn::Add(code, Set8(0.5f));
-    return hn::BitCast(du, hn::ConvertTo(I8x32(), hn::Add(code, Set8(kHalf))));
-  }
+  constexpr float kHalf = 1 << (kBits - 1);
+  const VF quotient = hn::Max(hn::Mul(z, steps.up), hn::Mul(z, steps.down));
+  const VF code = hn::Min(hn::Floor(quotient), Set8(kHalf - 1));  // never below -half
+  *u = hn::Add(code, Set8(0.5f));
+  return hn::BitCast(U8x32(), hn::ConvertTo(I8x32(), hn::Add(code, Set8(kHalf))));
 }
 
 // kBits words of a cell (16 channels): word w holds channels w n .. w n + n - 1 of eight rows.
@@ -143,17 +121,18 @@ struct VGroup {  // what eight rows leave for the gains: z z, z u, u u and the g
   VF energy, zu, squares, gain;
 };
 
-template <int kBits>
-HWY_INLINE void CodeGroup(const EightRows& value, int d, VF energy, VF largest, VF counted,
+// value: [channel][8 rows]. `coder(c, z, &u)`: the stored code of channel c, and u; called in the
+// order of channels.
+template <int kBits, class Coder>
+HWY_INLINE void CodeGroup(const float* value, int d, VF energy, VF counted, const Coder& coder,
                           std::byte* codes, VGroup* out) {
   const U8x32 du;
   constexpr int kWordChannels = 16 / kBits;
   const VF zero = hn::Zero(F8());
   const auto empty = hn::Eq(energy, zero);
-  const VSteps steps = MakeSteps<kBits>(d, energy, largest);
   HWY_ALIGN float product[kMaxHeadDim * 8];
   const VU keep = hn::AndNot(Bits(hn::VecFromMask(F8(), empty)), Bits(counted));
-  VF squares = zero;  // quarters of small integers: exact in any order
+  VF squares = zero;  // small integers over 4 or 256: exact in any order
   for (int cell = 0; cell < d / 16; ++cell) {
     VU words[kBits];
     for (int w = 0; w < kBits; ++w) {
@@ -163,7 +142,7 @@ HWY_INLINE void CodeGroup(const EightRows& value, int d, VF energy, VF largest, 
         const int c = cell * 16 + w * kWordChannels + k;
         const VF z = Load8(value + 8 * c);
         VF u;
-        const VU stored = StoredCode<kBits>(z, steps, &u);
+        const VU stored = coder(c, z, &u);
         Store8(hn::Mul(z, u), product + 8 * c);
         of_word = hn::MulAdd(u, u, of_word);
         words[w] = hn::Or(words[w], hn::ShiftLeftSame(stored, kBits * k));
@@ -174,9 +153,10 @@ HWY_INLINE void CodeGroup(const EightRows& value, int d, VF energy, VF largest, 
     StoreCell<kBits>(words, codes + cell * 16 * kBits);
   }
   const VF zu = ChannelTree(d, [&](int c) HWY_ATTR { return Load8(product + 8 * c); });
-  const VF unbiased = hn::Div(energy, hn::IfThenElse(empty, Set8(1.0f), zu));
+  const auto some = hn::Gt(zu, zero);
+  const VF unbiased = hn::Div(energy, hn::IfThenElse(some, zu, Set8(1.0f)));
   const VF capped = hn::Div(hn::Mul(Set8(2.0f), zu), squares);
-  const VF gain = hn::IfThenElse(hn::Lt(unbiased, capped), unbiased, capped);
+  const VF gain = hn::IfThenElseZero(some, hn::Min(unbiased, capped));
   *out = {energy, zu, squares, FloatOf(hn::And(keep, Bits(gain)))};
 }
 
@@ -185,27 +165,22 @@ template <int kBits, class Sink>
 HWY_INLINE void DecodeGroup(const std::byte* codes, int d, VF gain, const Sink& sink) {
   const U8x32 du;
   constexpr int kWordChannels = 16 / kBits;
-  const VU low = hn::Set(du, (1u << kBits) - 1), sign = hn::Set(du, 0x80000000u);
-  const VF shift = Set8(0.5f - static_cast<float>(1 << (kBits - 1)));
-  // What u = 1/2 and 3/2 decode to.
-  const VF inner = RoundF16(hn::Mul(gain, Set8(0.5f)));
-  const VF outer = RoundF16(hn::Mul(gain, Set8(1.5f)));
+  const VU low = hn::Set(du, (1u << kBits) - 1);
+  [[maybe_unused]] const VF shift = Set8(0.5f - static_cast<float>(1 << (kBits - 1)));
+  [[maybe_unused]] TrellisReader<kBits> trellis(gain);
   for (int cell = 0; cell < d / 16; ++cell) {
     VU words[kBits];
     LoadCell<kBits>(codes + cell * 16 * kBits, words);
     for (int w = 0; w < kBits; ++w) {
       for (int k = 0; k < kWordChannels; ++k) {
         const int c = cell * 16 + w * kWordChannels + k;
-        if constexpr (kBits <= 2) {  // the top bit says positive; the next, whether that is outer
-          const VU top = hn::ShiftLeftSame(words[w], 32 - kBits * (k + 1));
-          const auto far = hn::MaskFromVec(FloatOf(hn::Xor(top, hn::ShiftLeft<1>(top))));
-          const VF size = kBits == 1 ? inner : hn::IfThenElse(far, inner, outer);
-          sink(c, FloatOf(hn::Xor(Bits(size), hn::AndNot(top, sign))));
-          continue;
-        }
         const VU stored = hn::And(hn::ShiftRightSame(words[w], kBits * k), low);
-        const VF u = hn::Add(hn::ConvertTo(F8(), hn::BitCast(I8x32(), stored)), shift);
-        sink(c, RoundF16(hn::Mul(gain, u)));
+        if constexpr (codec::IsTrellis(kBits)) {
+          sink(c, trellis.Next(stored));
+        } else {
+          const VF u = hn::Add(hn::ConvertTo(F8(), hn::BitCast(I8x32(), stored)), shift);
+          sink(c, RoundF16(hn::Mul(gain, u)));
+        }
       }
     }
   }
@@ -273,36 +248,64 @@ bool DecodesFinite(const std::byte* codes, int d, VF gain) {
   return AllFiniteLanes(sum);
 }
 
+// Rounds a group's rows that count to f16, 0 in the others, into `value` [channel][8 rows]. Returns
+// their sums of squares; *largest: magnitudes, of the widths whose step needs them.
+template <int kBits>
+HWY_INLINE VF RoundGroup(const float* z, int d, int group, VF counted, float* value, VF* largest) {
+  VF most = hn::Zero(F8());
+  const VF energy = ChannelTree(d, [&](int c) HWY_ATTR {
+    const VF v = hn::And(counted, RoundF16(Load8(z + c * kLanes + 8 * group)));
+    Store8(v, value + 8 * c);
+    if (!codec::IsTrellis(kBits)) most = hn::Max(most, hn::Abs(v));
+    return hn::Mul(v, v);
+  });
+  *largest = most;
+  return energy;
+}
+
 template <int kBits>
 QuantiseResult QuantiseRows(const float* z, int d, uint64_t rows, std::byte* gains,
                             std::byte* codes, int8_t* v_exp, ErrorSums* sums) {
   const RowMask mask(rows);
-  HWY_ALIGN EightRows value;
   VGroup groups[kGroups];
   VF max_gain = hn::Zero(F8());
   const size_t group_bytes = static_cast<size_t>(d * kBits);
+  HWY_ALIGN float values[kMaxHeadDim * kLanes];  // [group][channel][8 rows]
+  VF energy[kGroups], largest[kGroups], counted[kGroups];
   for (int g = 0; g < kGroups; ++g) {
-    const VF counted = FloatOf(hn::Load(U8x32(), mask.bits + 8 * g));
-    VF largest = hn::Zero(F8());
-    const VF energy = ChannelTree(d, [&](int c) HWY_ATTR {
-      const VF v = hn::And(counted, RoundF16(Load8(z + c * kLanes + 8 * g)));
-      Store8(v, value + 8 * c);
-      if (kBits > 2) largest = hn::Max(largest, hn::Abs(v));
-      return hn::Mul(v, v);
-    });
-    if (!AllFiniteLanes(energy)) return QuantiseResult::kNotF16;  // f16 squares do not overflow
-    CodeGroup<kBits>(value, d, energy, largest, counted, codes + group_bytes * g, &groups[g]);
+    counted[g] = FloatOf(hn::Load(U8x32(), mask.bits + 8 * g));
+    energy[g] = RoundGroup<kBits>(z, d, g, counted[g], values + 8 * d * g, &largest[g]);
+    if (!AllFiniteLanes(energy[g])) return QuantiseResult::kNotF16;  // f16 squares fit f32
+  }
+  [[maybe_unused]] TrellisPaths<kBits> paths;
+  if constexpr (codec::IsTrellis(kBits)) {
+    for (int g = 0; g < kGroups; ++g) paths.Search(g, values + 8 * d * g, d, energy[g]);
+    paths.Trace(d);
+  }
+  for (int g = 0; g < kGroups; ++g) {
+    const float* value = values + 8 * d * g;
+    std::byte* at = codes + group_bytes * static_cast<size_t>(g);
+    if constexpr (codec::IsTrellis(kBits)) {
+      const auto coder = [&](int c, VF, VF* u) HWY_ATTR { return paths.Stored(g, c, u); };
+      CodeGroup<kBits>(value, d, energy[g], counted[g], coder, at, &groups[g]);
+    } else {
+      const VSteps steps = MakeSteps<kBits>(energy[g], largest[g]);
+      const auto coder = [&](int, VF v, VF* u) HWY_ATTR { return StoredCode<kBits>(v, steps, u); };
+      CodeGroup<kBits>(value, d, energy[g], counted[g], coder, at, &groups[g]);
+    }
     max_gain = hn::Max(max_gain, groups[g].gain);
   }
   const int exponent = codec::GainExponent(hn::GetLane(hn::MaxOfLanes(F8(), max_gain)));
   *v_exp = static_cast<int8_t>(exponent);
   VF gain[kGroups];
   StoreGains<kBits>(groups, exponent, gains, gain);
-  const VF half = Set8(static_cast<float>(1 << (kBits - 1))), two = Set8(2.0f);
+  const VF top =
+      Set8(codec::IsTrellis(kBits) ? codec::kTrellisTop : static_cast<float>(1 << (kBits - 1)));
+  const VF two = Set8(2.0f);
   VF error = hn::Zero(F8()), energies = error;
   for (int g = 0; g < kGroups; ++g) {
-    if (!hn::AllTrue(F8(), hn::Lt(hn::Mul(gain[g], half), Set8(65504.0f))) &&
-        !DecodesFinite<kBits>(codes + group_bytes * g, d, gain[g]))
+    if (!hn::AllTrue(F8(), hn::Lt(hn::Mul(gain[g], top), Set8(65504.0f))) &&
+        !DecodesFinite<kBits>(codes + group_bytes * static_cast<size_t>(g), d, gain[g]))
       return QuantiseResult::kNotF16;
     // sum (z - gain u)^2 from its sums; the rounding of z' to f16 adds 1 % of it at 8 bits.
     const VGroup& v = groups[g];

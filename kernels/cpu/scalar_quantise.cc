@@ -6,6 +6,7 @@
 
 #include "kernels/codec_math.h"
 #include "kernels/cpu/scalar_ops.h"
+#include "kernels/trellis.h"
 
 namespace dyna::scalar {
 namespace {
@@ -149,6 +150,40 @@ void DequantiseK(const uint16_t* m, const std::byte* scales, const std::byte* co
   }
 }
 
+namespace {
+
+// Codes of one row v[d] and what they stand for before the gain.
+void CodeRow(const float* v, int d, int bits, float sum_zz, float max_abs, uint8_t* stored,
+             float* unit) {
+  if (!codec::IsTrellis(bits)) {
+    const float step = codec::VStep(bits, max_abs);
+    for (int c = 0; c < d; ++c) {
+      const int code = codec::VCode(v[c], bits, step);
+      stored[c] = static_cast<uint8_t>(code);
+      unit[c] = codec::VUnit(code, bits);
+    }
+    return;
+  }
+  float scaled[4];
+  const float rms = codec::TrellisRms(sum_zz, d);
+  for (int i = 0; i < codec::TrellisMagnitudes(bits); ++i)
+    scaled[i] = codec::TrellisMagnitude(bits, i) * rms;
+  float cost[codec::kTrellisStates] = {0, codec::kTrellisUnreached, codec::kTrellisUnreached,
+                                       codec::kTrellisUnreached};
+  uint8_t from[kMaxHeadDim], upper[kMaxHeadDim];
+  for (int c = 0; c < d; ++c) {
+    int best, high;
+    codec::TrellisStep(bits, v[c], scaled, cost, &best, &high);
+    from[c] = static_cast<uint8_t>(best);
+    upper[c] = static_cast<uint8_t>(high);
+  }
+  codec::TrellisTrace(bits, d, cost, from, upper, stored);
+  codec::TrellisDecode(
+      bits, d, [&](int c) { return int{stored[c]}; }, [&](int c, float u) { unit[c] = u; });
+}
+
+}  // namespace
+
 QuantiseResult QuantiseV(const float* z, int d, int bits, uint64_t rows, std::byte* gains,
                          std::byte* codes, int8_t* v_exp, ErrorSums* sums) {
   std::memset(codes, 0, static_cast<size_t>(8 * d * bits));
@@ -167,17 +202,18 @@ QuantiseResult QuantiseV(const float* z, int d, int bits, uint64_t rows, std::by
     const float zz = codec::TreeSum(d, [&](int c) { return v[c] * v[c]; });
     sums->energy += zz;
     if (zz == 0) continue;
-    const float step = bits == 1 ? 1.0f : codec::VStep(bits, zz, max_abs, d);
-    const auto unit = [&](int c) { return codec::VUnit(codec::VCode(v[c], bits, step), bits); };
-    const float zu = codec::TreeSum(d, [&](int c) { return v[c] * unit(c); });
-    const float uu = codec::TreeSum(d, [&](int c) { return unit(c) * unit(c); });
+    uint8_t stored[kMaxHeadDim];
+    float unit[kMaxHeadDim];
+    CodeRow(v, d, bits, zz, max_abs, stored, unit);
+    const float zu = codec::TreeSum(d, [&](int c) { return v[c] * unit[c]; });
+    const float uu = codec::TreeSum(d, [&](int c) { return unit[c] * unit[c]; });
     gain[r] = codec::VGain(zz, zu, uu);
     max_gain = std::max(max_gain, gain[r]);
     for (int c = 0; c < d; ++c) {
       uint32_t word;
       std::byte* at = codes + codec::VWordByte(r, c, d, bits);
       std::memcpy(&word, at, 4);
-      word |= static_cast<uint32_t>(codec::VCode(v[c], bits, step)) << codec::VWordBit(r, c, bits);
+      word |= uint32_t{stored[c]} << codec::VWordBit(r, c, bits);
       std::memcpy(at, &word, 4);
     }
   }
@@ -220,11 +256,16 @@ void DequantiseV(const std::byte* gains, const std::byte* codes, int d, int bits
     } else {
       gain = codec::Log8eDecode(static_cast<int>(gains[slot]), v_exp);
     }
-    for (int c = 0; c < d; ++c) {
+    const auto stored = [&](int c) {
       uint32_t word;
       std::memcpy(&word, codes + codec::VWordByte(r, c, d, bits), 4);
-      const int stored = static_cast<int>(word >> codec::VWordBit(r, c, bits) & mask);
-      z[c * kLanes + r] = codec::DecodeV(stored, bits, gain);
+      return static_cast<int>(word >> codec::VWordBit(r, c, bits) & mask);
+    };
+    const auto put = [&](int c, float unit) { z[c * kLanes + r] = codec::DecodeV(unit, gain); };
+    if (codec::IsTrellis(bits)) {
+      codec::TrellisDecode(bits, d, stored, put);
+    } else {
+      for (int c = 0; c < d; ++c) put(c, codec::VUnit(stored(c), bits));
     }
   }
 }

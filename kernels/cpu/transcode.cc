@@ -6,7 +6,6 @@
 #include <string>
 #include <vector>
 
-#include "kernels/codec_math.h"
 #include "kernels/cpu/jobs.h"
 
 namespace dyna::cpu {
@@ -153,9 +152,6 @@ class Transcoder {
     ops_.dequantise_v(now.v.data(), now.v.data() + GainBytes(bits), env.d, bits, now.v_exp,
                       scratch_.x);
     Narrow(scratch_.x, env.d, now, plan);
-    if (const float gain = codec::DemotionGain(bits, to); gain != 1)
-      for (int i = 0; i < env.d * kLanes; ++i)
-        scratch_.x[i] = codec::RoundF16(gain * scratch_.x[i]);
     ErrorSums sums;
     const QuantiseResult result = ops_.quantise_v(scratch_.x, env.d, to, rows, out.data(),
                                                   out.data() + GainBytes(to), v_exp, &sums);

@@ -1,33 +1,74 @@
 #include "kernels/cuda/cuda_backend.h"
 
-#include <cstring>
+#include <algorithm>
+#include <condition_variable>
 #include <mutex>
 #include <string>
 #include <vector>
 
-#include "kernels/cuda/device_batch.h"
-#include "kernels/cuda/device_cache.h"
+#include "kernels/cuda/device_memory.h"
 #include "kernels/cuda/host_rows.h"
-#include "kernels/cuda/staging.h"
+#include "kernels/cuda/lane.h"
 
 namespace dyna {
 namespace cuda {
 namespace {
 
-// Bytes of a call that are on their way at once.
+// Bytes of a call that are on their way at once: of one lane.
 constexpr size_t kStagedBytes = size_t{64} << 20;
+// Enough that launches and waits are a small part of the copies.
+constexpr size_t kBatchBytes = size_t{8} << 20;
+
+// Lanes, each used by one call at a time.
+class Lanes {
+ public:
+  Status Open(int count) {
+    DYNA_RETURN_IF_ERROR(plain_.Open());
+    for (int i = 0; i < std::max(count, 1); ++i) {
+      all_.push_back(std::make_unique<Lane>(&plain_));
+      DYNA_RETURN_IF_ERROR(all_.back()->Open());
+      free_.push_back(all_.back().get());
+    }
+    return {};
+  }
+  // What `use` (called with a lane; waits for one) says.
+  template <typename Use>
+  Status With(const Use& use) {
+    Lane* lane = nullptr;
+    {
+      std::unique_lock lock(mutex_);
+      returned_.wait(lock, [this] { return !free_.empty(); });
+      lane = free_.back();  // the one used last: its buffers have grown
+      free_.pop_back();
+    }
+    lane->Trim();
+    Status s = use(*lane);
+    {
+      const std::lock_guard lock(mutex_);
+      free_.push_back(lane);
+    }
+    returned_.notify_one();
+    return s;
+  }
+
+ private:
+  PlainRuns plain_;
+  std::vector<std::unique_ptr<Lane>> all_;
+  std::mutex mutex_;
+  std::condition_variable returned_;
+  std::vector<Lane*> free_;
+};
 
 class CudaBackend final : public Backend {
  public:
   explicit CudaBackend(std::unique_ptr<Backend> cpu)
-      : cpu_(std::move(cpu)), description_("cuda (" + DeviceName() + ")"), batch_(&plain_) {}
-  Status Open() {
-    DYNA_RETURN_IF_ERROR(stream_.Open());
-    return plain_.Open();
-  }
+      : cpu_(std::move(cpu)), description_("cuda (" + DeviceName() + ")") {}
+  Status Open(int lanes) { return lanes_.Open(lanes); }
 
   std::string_view name() const override { return "cuda"; }
   std::string_view description() const override { return description_; }
+  size_t batch_bytes() const override { return kBatchBytes; }
+  bool lost() const override { return DeviceLost(); }
 
   void Encode(std::span<EncodeJob> jobs) override {
     InChunks(
@@ -35,8 +76,7 @@ class CudaBackend final : public Backend {
         [](const EncodeJob& job) {
           return KvBytes(job.id.kv_heads, job.id.head_dim, job.id.dtype) + OutBytes(job);
         },
-        [this](std::span<EncodeJob*> some) { return EncodeSome(some); },
-        [this](EncodeJob& job) { cpu_->Encode(std::span(&job, 1)); });
+        &Lane::Encode, [this](EncodeJob& job) { cpu_->Encode(std::span(&job, 1)); });
   }
   void Decode(std::span<DecodeJob> jobs) override {
     InChunks(
@@ -48,14 +88,12 @@ class CudaBackend final : public Backend {
                                            ? KvBytes(heads, header->id.head_dim, job.target.dtype)
                                            : 0);
         },
-        [this](std::span<DecodeJob*> some) { return DecodeSome(some); },
-        [this](DecodeJob& job) { cpu_->Decode(std::span(&job, 1)); });
+        &Lane::Decode, [this](DecodeJob& job) { cpu_->Decode(std::span(&job, 1)); });
   }
   void Transcode(std::span<TranscodeJob> jobs) override {
     InChunks(
         jobs, [](const TranscodeJob& job) { return DimOf(job.segment); },
-        [](const TranscodeJob& job) { return 2 * job.segment.size() + 65536; },
-        [this](std::span<TranscodeJob*> some) { return TranscodeSome(some); },
+        [](const TranscodeJob& job) { return 2 * job.segment.size() + 65536; }, &Lane::Transcode,
         [this](TranscodeJob& job) { cpu_->Transcode(std::span(&job, 1)); });
   }
   void Score(std::span<ScoreJob> jobs) override { cpu_->Score(jobs); }
@@ -71,7 +109,8 @@ class CudaBackend final : public Backend {
     job.widths.assign(widths.begin(), widths.end());
     job.run = run;
     int8_t unused;
-    return Quantise(y, d, live, pins, packed, &unused, &job);
+    return lanes_.With(
+        [&](Lane& lane) { return lane.Quantise(y, d, live, pins, packed, &unused, &job); });
   }
   Status QuantiseV(std::span<const uint16_t> z, int d, int bits, uint64_t live, uint64_t pins,
                    std::span<std::byte> packed, int8_t* v_exp) override {
@@ -81,7 +120,8 @@ class CudaBackend final : public Backend {
       return cpu_->QuantiseV(z, d, bits, live, pins, packed, v_exp);
     DeviceQuantise job;
     job.bits = bits;
-    return Quantise(z, d, live, pins, packed, v_exp, &job);
+    return lanes_.With(
+        [&](Lane& lane) { return lane.Quantise(z, d, live, pins, packed, v_exp, &job); });
   }
   Status DequantiseK(std::span<const std::byte> packed, int d, std::span<const uint8_t> widths,
                      int run, std::span<uint16_t> y) override {
@@ -90,7 +130,9 @@ class CudaBackend final : public Backend {
       return cpu_->DequantiseK(packed, d, widths, run, y);
     DequantiseJob job;
     job.tile.run = static_cast<uint8_t>(run);
-    return Dequantise(packed, PlaceRuns(widths, run, d), 0, d, y, job);
+    return lanes_.With([&](Lane& lane) {
+      return lane.Dequantise(packed, PlaceRuns(widths, run, d), 0, d, y, job);
+    });
   }
   Status DequantiseV(std::span<const std::byte> packed, int d, int bits, int8_t v_exp,
                      std::span<uint16_t> z) override {
@@ -100,18 +142,10 @@ class CudaBackend final : public Backend {
     DequantiseJob job;
     job.tile.bits = static_cast<uint8_t>(bits);
     job.is_v = 1;
-    return Dequantise(packed, {}, v_exp, d, z, job);
+    return lanes_.With([&](Lane& lane) { return lane.Dequantise(packed, {}, v_exp, d, z, job); });
   }
 
  private:
-  // What the segment can need: a level may become plain8.
-  static size_t OutBytes(const EncodeJob& job) {
-    std::vector<TilePlan> plan(job.plan.begin(), job.plan.end());
-    size_t most = EncodedBytes(job.id, plan, job.pins, job.basis);
-    for (TilePlan& tile : plan)
-      if (kind::IsLevel(tile.k_kind)) tile.k_kind = kind::kPlain8;
-    return std::max(most, EncodedBytes(job.id, plan, job.pins, job.basis));
-  }
   static int DimOf(std::span<const std::byte> segment) {
     const auto header = ParseSegmentHeader(segment);
     return header.ok() ? header->id.head_dim : 0;
@@ -119,16 +153,14 @@ class CudaBackend final : public Backend {
 
   // Runs jobs that have kernels in chunks of bounded size, the others (and what cannot even be
   // read, for its message) on the CPU. A failing device fails the jobs of its chunk.
-  template <typename Job, typename Dim, typename Size, typename Some, typename Cpu>
-  void InChunks(std::span<Job> jobs, const Dim& dim, const Size& size, const Some& some,
-                const Cpu& cpu) {
+  template <typename Job, typename Dim, typename Size, typename Cpu>
+  void InChunks(std::span<Job> jobs, const Dim& dim, const Size& size,
+                Status (Lane::*some)(std::span<Job*>), const Cpu& cpu) {
     std::vector<Job*> chunk;
     size_t bytes = 0;
     const auto flush = [&] {
       if (chunk.empty()) return;
-      const std::lock_guard lock(mutex_);
-      cache_.Trim();
-      const Status s = some(std::span(chunk));
+      const Status s = lanes_.With([&](Lane& lane) { return (lane.*some)(chunk); });
       if (!s.ok())
         for (Job* job : chunk) job->status = s;
       chunk.clear();
@@ -146,299 +178,29 @@ class CudaBackend final : public Backend {
     flush();
   }
 
-  // Uploads, runs and collects the batch that was planned; then `staging` is on the host again.
-  Status RunBatch() {
-    DYNA_RETURN_IF_ERROR(out_.Zero(stream_.get()));
-    DYNA_RETURN_IF_ERROR(batch_.Upload(stream_.get()));
-    DYNA_RETURN_IF_ERROR(batch_.Launch(stream_.get()));
-    DYNA_RETURN_IF_ERROR(out_.Out(stream_.get()));
-    return batch_.Collect(stream_.get());
-  }
-
-  Status EncodeSome(std::span<EncodeJob*> jobs) {
-    size_t in_bytes = 0, out_bytes = 0;
-    for (EncodeJob* job : jobs) {
-      in_bytes += Staging::RoundUp(KvBytes(job->id.kv_heads, job->id.head_dim, job->id.dtype));
-      out_bytes += Staging::RoundUp(OutBytes(*job));
-    }
-    DYNA_RETURN_IF_ERROR(in_.Begin(in_bytes));
-    DYNA_RETURN_IF_ERROR(out_.Begin(out_bytes));
-    std::vector<DeviceEncode> batch;
-    std::vector<std::vector<TilePlan>> plans;
-    std::vector<EncodeJob*> owners;
-    std::vector<size_t> at;
-    for (EncodeJob* job : jobs) {
-      job->status = {};
-      if (job->source.dtype != job->id.dtype)
-        job->status = Invalid("source: dtype is not the context's");
-      if (job->source.k == nullptr || job->source.v == nullptr)
-        job->status = Invalid("source: no memory");
-      if (job->status.ok()) job->status = CheckPlan(job->id, job->plan, job->basis);
-      if (!job->status.ok()) continue;
-      const size_t from = in_.Take(KvBytes(job->id.kv_heads, job->id.head_dim, job->id.dtype));
-      Gather(job->source, job->id.kv_heads, job->id.head_dim, in_.host(from));
-      at.push_back(out_.Take(OutBytes(*job)));
-      DeviceEncode d;
-      d.id = job->id;
-      d.source = Contiguous(in_.device(from), job->id.head_dim, job->id.dtype);
-      DYNA_ASSIGN_OR_RETURN(d.basis, cache_.Get(job->basis));
-      DYNA_ASSIGN_OR_RETURN(d.rope, cache_.Get(job->rope));
-      d.pins = job->pins;
-      d.out = out_.device(at.back());
-      d.capacity = OutBytes(*job);
-      d.measure = job->measure;
-      d.measure_x = !job->measure.empty();
-      plans.emplace_back(job->plan.begin(), job->plan.end());
-      batch.push_back(std::move(d));
-      owners.push_back(job);
-    }
-    for (size_t i = 0; i < batch.size(); ++i) batch[i].plan = plans[i];
-    DYNA_RETURN_IF_ERROR(in_.In(stream_.get()));
-    // Again for those with a level that is not possible; the sources are the copies made above.
-    while (!batch.empty()) {
-      batch_.PlanEncode(batch);
-      DYNA_RETURN_IF_ERROR(RunBatch());
-      size_t kept = 0;
-      for (size_t i = 0; i < batch.size(); ++i) {
-        DeviceEncode& d = batch[i];
-        if (d.status.code() == StatusCode::kTooLarge && d.above_top != 0) {
-          for (size_t h = 0; h < plans[i].size(); ++h)
-            if (h < 64 && (d.above_top >> h & 1) != 0) plans[i][h].k_kind = kind::kPlain8;
-          std::swap(plans[kept], plans[i]);
-          std::swap(owners[kept], owners[i]);
-          std::swap(at[kept], at[i]);
-          std::swap(batch[kept], batch[i]);
-          batch[kept].plan = plans[kept];
-          if (kept != i) batch[i].plan = plans[i];
-          ++kept;
-          continue;
-        }
-        EncodeJob* job = owners[i];
-        job->status = d.status;
-        job->bytes = d.place.bytes;
-        job->nmse = d.place.nmse;
-        if (!job->status.ok()) continue;
-        if (job->out.size() < job->bytes) {
-          job->status = TooLarge("segment: needs " + std::to_string(job->bytes) + " bytes, has " +
-                                 std::to_string(job->out.size()));
-          continue;
-        }
-        std::memcpy(job->out.data(), out_.host(at[i]), job->bytes);
-      }
-      batch.resize(kept);
-      plans.resize(kept);
-      owners.resize(kept);
-      at.resize(kept);
-    }
-    return {};
-  }
-
-  Status DecodeSome(std::span<DecodeJob*> jobs) {
-    std::vector<DeviceDecode> batch;
-    std::vector<SegmentPlace> places;
-    std::vector<DecodeJob*> owners;
-    std::vector<size_t> at;
-    size_t in_bytes = 0, out_bytes = 0;
-    for (DecodeJob* job : jobs) {
-      const auto view = ParseSegment(job->segment, job->basis);
-      job->status = view.status();
-      if (!view.ok()) continue;
-      const SegmentId& id = view->id();
-      const int heads = job->head_end - job->head_begin;
-      if (job->target.k == nullptr || job->target.v == nullptr)
-        job->status = Invalid("target: no memory");
-      else if (job->head_begin < id.head0 || job->head_end > id.head0 + id.kv_heads || heads <= 0)
-        job->status = Invalid("head range: not within the segment's");
-      else if (!job->live.empty() && job->live.size() != static_cast<size_t>(heads))
-        job->status = Invalid("live: not of head_end - head_begin entries");
-      if (!job->status.ok()) continue;
-      places.push_back(PlaceOf(*view));
-      owners.push_back(job);
-      in_bytes += Staging::RoundUp(view->bytes().size());
-      out_bytes += Staging::RoundUp(KvBytes(heads, id.head_dim, job->target.dtype));
-    }
-    DYNA_RETURN_IF_ERROR(in_.Begin(in_bytes));
-    DYNA_RETURN_IF_ERROR(out_.Begin(out_bytes));
-    for (size_t i = 0; i < owners.size(); ++i) {
-      const DecodeJob* job = owners[i];
-      const SegmentId& id = places[i].id;
-      const size_t from = in_.Take(places[i].bytes);
-      std::memcpy(in_.host(from), job->segment.data(), places[i].bytes);
-      at.push_back(
-          out_.Take(KvBytes(job->head_end - job->head_begin, id.head_dim, job->target.dtype)));
-      DeviceDecode d;
-      d.place = &places[i];
-      d.segment = in_.device(from);
-      DYNA_ASSIGN_OR_RETURN(d.basis, cache_.Get(job->basis));
-      DYNA_ASSIGN_OR_RETURN(d.rope, cache_.Get(job->rope));
-      d.head_begin = job->head_begin;
-      d.head_end = job->head_end;
-      d.target = Contiguous(out_.device(at.back()), id.head_dim, job->target.dtype);
-      batch.push_back(d);
-    }
-    DYNA_RETURN_IF_ERROR(in_.In(stream_.get()));
-    batch_.PlanDecode(batch);
-    DYNA_RETURN_IF_ERROR(RunBatch());
-    for (size_t i = 0; i < owners.size(); ++i) {
-      DecodeJob* job = owners[i];
-      job->status = batch[i].status;
-      if (!job->status.ok()) continue;
-      const int heads = job->head_end - job->head_begin;
-      Scatter(out_.host(at[i]), heads, places[i].id.head_dim, job->target);
-      for (size_t h = 0; h < job->live.size(); ++h) {
-        const TilePlan& plan =
-            places[i].tiles[static_cast<size_t>(job->head_begin - places[i].id.head0) + h].plan;
-        const bool none = plan.k_kind == kind::kNone && plan.v_kind == kind::kNone;
-        job->live[h] = none ? 0 : plan.live;
-      }
-    }
-    return {};
-  }
-
-  Status TranscodeSome(std::span<TranscodeJob*> jobs);
-  Status Quantise(std::span<const uint16_t> rows, int d, uint64_t live, uint64_t pins,
-                  std::span<std::byte> packed, int8_t* v_exp, DeviceQuantise* job);
-  Status Dequantise(std::span<const std::byte> packed, const std::vector<RunPlace>& runs,
-                    int8_t v_exp, int d, std::span<uint16_t> out, DequantiseJob job);
-
   const std::unique_ptr<Backend> cpu_;
   const std::string description_;
-  std::mutex mutex_;  // over everything below
-  DeviceCache cache_;
-  PlainRuns plain_;
-  Stream stream_;
-  Staging in_, out_;
-  DeviceBatch batch_;
+  Lanes lanes_;
 };
-
-Status CudaBackend::TranscodeSome(std::span<TranscodeJob*> jobs) {
-  std::vector<DeviceTranscode> batch;
-  std::vector<SegmentPlace> places;
-  std::vector<std::vector<TilePlan>> plans;
-  std::vector<TranscodeJob*> owners;
-  std::vector<size_t> at;
-  size_t in_bytes = 0;
-  for (TranscodeJob* job : jobs) {
-    const auto view = ParseSegment(job->segment, job->basis);
-    job->status = view.status();
-    if (!view.ok()) continue;
-    places.push_back(PlaceOf(*view));
-    owners.push_back(job);
-    in_bytes += Staging::RoundUp(places.back().bytes);
-  }
-  // Never more bits, so never more bytes.
-  DYNA_RETURN_IF_ERROR(in_.Begin(in_bytes));
-  DYNA_RETURN_IF_ERROR(out_.Begin(in_bytes));
-  for (size_t i = 0; i < owners.size(); ++i) {
-    TranscodeJob* job = owners[i];
-    const size_t from = in_.Take(places[i].bytes);
-    std::memcpy(in_.host(from), job->segment.data(), places[i].bytes);
-    at.push_back(out_.Take(places[i].bytes));
-    DeviceTranscode d;
-    d.from = &places[i];
-    d.segment = in_.device(from);
-    DYNA_ASSIGN_OR_RETURN(d.basis, cache_.Get(job->basis));
-    DYNA_ASSIGN_OR_RETURN(d.rope, cache_.Get(job->rope));
-    plans.emplace_back(job->plan.begin(), job->plan.end());
-    d.out = out_.device(at.back());
-    d.capacity = places[i].bytes;
-    d.measure = job->measure;
-    batch.push_back(std::move(d));
-  }
-  DYNA_RETURN_IF_ERROR(in_.In(stream_.get()));
-  std::vector<bool> done(owners.size(), false);
-  for (size_t round = 0, left = owners.size(); left > 0; ++round) {
-    for (size_t i = 0; i < batch.size(); ++i) batch[i].plan = plans[i];
-    batch_.PlanTranscode(batch);  // those that are done are done again: rare, and the same
-    DYNA_RETURN_IF_ERROR(RunBatch());
-    for (size_t i = 0; i < batch.size(); ++i) {
-      if (done[i]) continue;
-      DeviceTranscode& d = batch[i];
-      TranscodeJob* job = owners[i];
-      if (d.status.code() == StatusCode::kTooLarge && d.above_top != 0) {
-        bool stays = false;
-        for (size_t h = 0; h < plans[i].size() && h < 64; ++h) {
-          if ((d.above_top >> h & 1) == 0) continue;
-          stays |= plans[i][h].k_kind != places[i].tiles[h].plan.k_kind;
-          plans[i][h].k_kind = places[i].tiles[h].plan.k_kind;
-        }
-        if (stays) continue;
-        d.status = Invalid("a scale of K is outside the range of f16");
-      }
-      done[i] = true;
-      --left;
-      job->status = d.status;
-      job->bytes = d.place.bytes;
-      job->nmse = d.place.nmse;
-      if (!job->status.ok()) continue;
-      if (job->out.size() < job->bytes) {
-        job->status = TooLarge("segment: needs " + std::to_string(job->bytes) + " bytes, has " +
-                               std::to_string(job->out.size()));
-        continue;
-      }
-      std::memcpy(job->out.data(), out_.host(at[i]), job->bytes);
-    }
-  }
-  return {};
-}
-
-Status CudaBackend::Quantise(std::span<const uint16_t> rows, int d, uint64_t live, uint64_t pins,
-                             std::span<std::byte> packed, int8_t* v_exp, DeviceQuantise* job) {
-  const std::lock_guard lock(mutex_);
-  DYNA_RETURN_IF_ERROR(in_.Begin(rows.size_bytes()));
-  DYNA_RETURN_IF_ERROR(out_.Begin(packed.size()));
-  const size_t from = in_.Take(rows.size_bytes()), to = out_.Take(packed.size());
-  std::memcpy(in_.host(from), rows.data(), rows.size_bytes());
-  job->head_dim = d;
-  job->rows = in_.device(from);
-  job->live = live;
-  job->pins = pins;
-  job->tile = out_.device(to);
-  DYNA_RETURN_IF_ERROR(in_.In(stream_.get()));
-  batch_.PlanQuantise(std::span(job, 1));
-  DYNA_RETURN_IF_ERROR(RunBatch());
-  if ((job->flags & kBadValue) != 0) return Invalid("a value or scale is outside the range of f16");
-  if ((job->flags & kAboveTop) != 0) return TooLarge("a scale is above the top of LOG8");
-  if (job->flags != 0) return Invalid("a value or scale is outside the range of f16");
-  std::memcpy(packed.data(), out_.host(to), packed.size());
-  *v_exp = job->v_exp;
-  return {};
-}
-
-Status CudaBackend::Dequantise(std::span<const std::byte> packed, const std::vector<RunPlace>& runs,
-                               int8_t v_exp, int d, std::span<uint16_t> out, DequantiseJob job) {
-  const std::lock_guard lock(mutex_);
-  DYNA_RETURN_IF_ERROR(in_.Begin(packed.size() + 4096));
-  DYNA_RETURN_IF_ERROR(out_.Begin(out.size_bytes()));
-  const size_t tile = in_.Take(packed.size()), places = in_.Take(runs.size() * sizeof(RunPlace));
-  const size_t exponent = in_.Take(1), described = in_.Take(sizeof job);
-  const size_t to = out_.Take(out.size_bytes());
-  std::memcpy(in_.host(tile), packed.data(), packed.size());
-  std::memcpy(in_.host(places), runs.data(), runs.size() * sizeof(RunPlace));
-  std::memcpy(in_.host(exponent), &v_exp, 1);
-  job.tile.at = in_.device(tile);
-  job.tile.runs = reinterpret_cast<const RunPlace*>(in_.device(places));
-  job.tile.v_exp = reinterpret_cast<const int8_t*>(in_.device(exponent));
-  job.out = reinterpret_cast<uint16_t*>(out_.device(to));
-  std::memcpy(in_.host(described), static_cast<const void*>(&job), sizeof job);
-  DYNA_RETURN_IF_ERROR(in_.In(stream_.get()));
-  if (!LaunchDequantise(reinterpret_cast<const DequantiseJob*>(in_.device(described)), 1, d,
-                        stream_.get()))
-    return LastError("launch of dequantise");
-  DYNA_RETURN_IF_ERROR(out_.Out(stream_.get()));
-  DYNA_RETURN_IF_ERROR(WaitFor(stream_.get()));
-  std::memcpy(out.data(), out_.host(to), out.size_bytes());
-  return {};
-}
 
 }  // namespace
 }  // namespace cuda
 
-Result<std::unique_ptr<Backend>> MakeCudaBackend() {
-  if (cuda::DeviceCount() == 0) return Unsupported("no CUDA device");
-  DYNA_ASSIGN_OR_RETURN(std::unique_ptr<Backend> cpu, MakeCpuBackend());
+Result<CudaDevice> FindCudaDevice() {
+  const std::string driver = cuda::DriverVersion();
+  if (driver.empty()) return Unsupported("there is no CUDA driver (libcuda.so.1)");
+  if (cuda::DeviceCount() == 0)
+    return Unsupported("driver " + driver + " shows no CUDA device to this process");
+  return CudaDevice{cuda::DeviceName(), driver};
+}
+
+Result<std::unique_ptr<Backend>> MakeCudaBackend(const CudaOptions& options) {
+  const auto device = FindCudaDevice();
+  if (!device.ok()) return device.status();
+  DYNA_RETURN_IF_ERROR(cuda::SleepWhileWaiting());
+  DYNA_ASSIGN_OR_RETURN(std::unique_ptr<Backend> cpu, MakeCpuBackend(options.isa));
   auto backend = std::make_unique<cuda::CudaBackend>(std::move(cpu));
-  DYNA_RETURN_IF_ERROR(backend->Open());
+  DYNA_RETURN_IF_ERROR(backend->Open(options.lanes));
   return std::unique_ptr<Backend>(std::move(backend));
 }
 

@@ -1,17 +1,34 @@
 // The backend on a CUDA device, for jobs in host memory: they are copied once into pinned memory,
 // coded on the device by the batches of device_batch.h, and copied back.
 //
-// Head sizes without kernels (tile_kernels.h), and what is not yet worth the trip (query moments),
-// run on the CPU backend: same bytes, same bounds. Calls from several threads take turns.
+// Head sizes without kernels (tile_kernels.h), and what is not yet worth the trip (scores,
+// moments), run on the CPU backend: same bytes, same bounds. Calls from several threads run beside
+// each other, as many as there are lanes (lane.h); more wait. A failing device says INTERNAL of the
+// jobs of its call (kernels/fallback_backend.h does them again).
 #pragma once
 
 #include <memory>
+#include <string>
+#include <string_view>
 
 #include "kernels/backend.h"
 
 namespace dyna {
 
+struct CudaDevice {
+  std::string gpu;     // "NVIDIA H100 80GB HBM3 (sm_90)"
+  std::string driver;  // "580.95.05, CUDA 13.0"; without the first where /sys does not say it
+};
+
+struct CudaOptions {
+  // Calls at once. Each takes pinned and device memory for what it stages: 16 to 128 MiB of both.
+  int lanes = 4;
+  std::string_view isa = "auto";  // of the CPU backend beside it
+};
+
+// The first device of this process. UNSUPPORTED, with the reason, where there is none.
+Result<CudaDevice> FindCudaDevice();
 // UNSUPPORTED where there is no device or no driver. INTERNAL when the device fails.
-Result<std::unique_ptr<Backend>> MakeCudaBackend();
+Result<std::unique_ptr<Backend>> MakeCudaBackend(const CudaOptions& options = {});
 
 }  // namespace dyna

@@ -34,7 +34,7 @@ template <int kGroups>
 bool LaunchCodedDecode(const TileJob* jobs, const TileCounts& count, const LaunchNeeds& needs,
                        CUstream_st* stream) {
   constexpr int kD = 16 * kGroups;
-  const int k_at = DecodeBytes(kD, needs.exchange), v_at = DecodeBytes(kD, false);
+  const int k_at = DecodeBytes(kD, needs.exchange), v_at = DecodeVBytes(kD);
   const int k_shared = k_at + needs.k_bytes;
   if (!AllowShared(DecodeTilesK<kGroups>, k_shared) ||
       !AllowShared(DecodeTilesV<kGroups>, v_at + needs.v_bytes))

@@ -24,9 +24,8 @@ __global__ void __launch_bounds__(kThreads)
   for (int i = threadIdx.x; i < kBlockTokens * head_dim / 4; i += kThreads) {
     const int r = i / (head_dim / 4), c = i % (head_dim / 4) * 4;
     const float gain = GainOf(job.tile, *job.tile.v_exp, codec::TokenSlot(r));
-    reinterpret_cast<uint2*>(job.out)[i] = DecodeQuad(
-        CodeQuad(CodesOfV(job.tile), head_dim / 16, job.tile.bits, r, c / 16, c % 16 / 4),
-        job.tile.bits, gain);
+    reinterpret_cast<uint2*>(job.out)[i] =
+        QuadOfV(CodesOfV(job.tile), head_dim / 16, job.tile.bits, r, c / 16, c % 16 / 4, gain);
   }
 }
 

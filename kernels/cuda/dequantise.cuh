@@ -5,6 +5,7 @@
 #include "kernels/codec_math.h"
 #include "kernels/cuda/fragment.h"
 #include "kernels/cuda/rows.cuh"
+#include "kernels/cuda/trellis.cuh"
 #include "kernels/cuda/warp.cuh"
 
 namespace dyna::cuda {
@@ -108,7 +109,7 @@ __device__ inline uint32_t CodeQuad(const std::byte* codes, int groups, int bits
   return (w & 1u) | (w & 2u) << 7 | (w & 4u) << 14 | (w & 8u) << 21;
 }
 
-// z' of four codes, as two pairs of halves.
+// z' of four codes of 4 or 8 bits, as two pairs of halves.
 __device__ inline uint2 DecodeQuad(uint32_t codes, int bits, float gain) {
   const half2 shift = __float2half2_rn(1024.0f + static_cast<float>(1 << (bits - 1)));
   const half2 half = AsHalf2(0x38003800u);  // 1/2
@@ -116,6 +117,16 @@ __device__ inline uint2 DecodeQuad(uint32_t codes, int bits, float gain) {
   const half2 high = __hadd2(__hsub2(AsHalf2(__byte_perm(codes, 0x64, 0x4342)), shift), half);
   return make_uint2(PackF16(gain * __low2float(low), gain * __high2float(low)),
                     PackF16(gain * __low2float(high), gain * __high2float(high)));
+}
+
+// z' of channels 16 G + 4 q .. + 3 of row r.
+__device__ inline uint2 QuadOfV(const std::byte* codes, int groups, int bits, int r, int G, int q,
+                                float gain) {
+  const uint32_t quad = CodeQuad(codes, groups, bits, r, G, q);
+  if (!codec::IsTrellis(bits)) return DecodeQuad(quad, bits, gain);
+  const int before = 4 * G + q - 1;
+  const uint32_t last = before < 0 ? 0 : CodeQuad(codes, groups, bits, r, before >> 2, before & 3);
+  return DecodeTrellisQuad(quad, last, bits, gain);
 }
 
 // ---- of rows: dropped tokens decode to the mean of the rows that count (formats 4)

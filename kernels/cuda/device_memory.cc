@@ -2,10 +2,14 @@
 
 #include <cuda_runtime.h>
 
+#include <atomic>
+#include <fstream>
 #include <string>
 
 namespace dyna::cuda {
 namespace {
+
+std::atomic<bool> g_lost{false};  // CUDA's own state of this process
 
 bool IsSticky(cudaError_t e) {
   switch (e) {
@@ -28,11 +32,14 @@ bool IsSticky(cudaError_t e) {
 Status Check(cudaError_t e, const char* what) {
   if (e == cudaSuccess) return {};
   cudaGetLastError();
+  if (IsSticky(e)) g_lost = true;
   return Internal(std::string(IsSticky(e) ? "device lost: " : "cuda: ") + what + ": " +
                   cudaGetErrorString(e));
 }
 
 }  // namespace
+
+bool DeviceLost() { return g_lost; }
 
 Status LastError(const char* what) { return Check(cudaGetLastError(), what); }
 
@@ -83,6 +90,10 @@ Status Stream::Open() {
   return Check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "stream");
 }
 
+Status SleepWhileWaiting() {
+  return Check(cudaSetDeviceFlags(cudaDeviceScheduleBlockingSync), "device flags");
+}
+
 int DeviceCount() {
   int count = 0;
   if (cudaGetDeviceCount(&count) != cudaSuccess) {
@@ -90,6 +101,19 @@ int DeviceCount() {
     return 0;
   }
   return count;
+}
+
+std::string DriverVersion() {
+  int version = 0;  // 13000
+  if (cudaDriverGetVersion(&version) != cudaSuccess || version == 0) {
+    cudaGetLastError();
+    return "";
+  }
+  std::string text =
+      "CUDA " + std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
+  std::string module;
+  if (std::ifstream file("/sys/module/nvidia/version"); file >> module) text = module + ", " + text;
+  return text;
 }
 
 std::string DeviceName() {

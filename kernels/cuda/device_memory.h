@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <span>
+#include <string>
 #include <utility>
 
 #include "schemas/status.h"
@@ -16,6 +17,8 @@ namespace dyna::cuda {
 // The last error of this thread's calls, cleared. INTERNAL; "device lost: ..." where the error
 // sticks to the process (traps: illegal address, and the like) and no later call can succeed.
 Status LastError(const char* what);
+// True from the first error on that sticks to the process. Any thread.
+bool DeviceLost();
 
 class DeviceMemory {
  public:
@@ -75,8 +78,14 @@ class Stream {
   CUstream_st* stream_ = nullptr;
 };
 
+// From now on threads that wait for the device sleep instead of spinning: several wait at once, and
+// the cores have other work. Before the first use of the device.
+Status SleepWhileWaiting();
+
 // How many devices this process sees; 0 also where there is no driver.
 int DeviceCount();
+// "580.95.05, CUDA 13.0"; "" where there is no driver.
+std::string DriverVersion();
 // "NVIDIA H100 80GB HBM3 (sm_90)" of the current device.
 std::string DeviceName();
 

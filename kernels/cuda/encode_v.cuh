@@ -17,7 +17,7 @@ __device__ inline void LoadRaw(const std::byte* row, int q, uint2 (&raw)[kGroups
 }
 
 // Shared memory of a V tile: cells of 8 bits, [4 warps][2][d / 16][128 bytes] | rows that are done
-// the exact way, halves [64][d] | their sums [64].
+// the exact way, halves [64][d], and their sums [64]; or all rows, for the trellis.
 constexpr int EncodeVBytes(int d) { return 64 * d + 128 * d + 64 * 16; }
 
 // Rotated values of the lane's two rows from their words. wide: the rows of an f32 source, or null.
@@ -98,17 +98,6 @@ __device__ inline void KeepPinnedV(const TileJob& job, const uint2 (&raw)[kGroup
   }
 }
 
-// z' that a narrower width is made of: its mean gain stays 1 (codec_math.h).
-__device__ inline uint2 Demoted(uint2 halves, float gain) {
-  if (gain == 1) return halves;
-  const auto both = [gain](uint32_t x) {
-    const auto low = static_cast<uint16_t>(x), high = static_cast<uint16_t>(x >> 16);
-    return uint32_t{codec::F32ToF16(gain * codec::F16ToF32(low))} |
-           uint32_t{codec::F32ToF16(gain * codec::F16ToF32(high))} << 16;
-  };
-  return make_uint2(both(halves.x), both(halves.y));
-}
-
 // The lane's two rows of 16 bits, or of a wider tile; token: 64 where there is no row.
 template <int kGroups>
 __device__ inline void LoadRowsV(const TileJob& job, const int (&token)[2], int row0, int q,
@@ -121,13 +110,9 @@ __device__ inline void LoadRowsV(const TileJob& job, const int (&token)[2], int 
     if (job.from.at != nullptr) {
       const int from = TokenOfRow(job.narrow, row0 + 8 * row);
       const float gain = GainOf(job.from, *job.from.v_exp, codec::TokenSlot(from));
-      const float up = codec::DemotionGain(job.from.bits, job.tile.bits);
 #pragma unroll
       for (int G = 0; G < kGroups; ++G)
-        raw[row][G] =
-            Demoted(DecodeQuad(CodeQuad(CodesOfV(job.from), kGroups, job.from.bits, from, G, q),
-                               job.from.bits, gain),
-                    up);
+        raw[row][G] = QuadOfV(CodesOfV(job.from), kGroups, job.from.bits, from, G, q, gain);
     } else if (job.dtype != DType::kF32) {
       LoadRaw<kGroups>(RowAt(job.rows, token[row]), q, raw[row]);
     }
@@ -137,6 +122,7 @@ __device__ inline void LoadRowsV(const TileJob& job, const int (&token)[2], int 
 template <int kGroups>
 __device__ inline void EncodeV(const TileJob& job, void* shared, Found* found, int8_t* v_exp_out) {
   constexpr int kD = 16 * kGroups;
+  static_assert(64 * TrellisRowBytes(kD) <= 128 * kD + 64 * 16);
   __shared__ float gain_of[64], most_gain[4];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
   const int bits = job.tile.bits, rows = __popcll(job.live), row0 = 16 * warp + g;
@@ -173,15 +159,22 @@ __device__ inline void EncodeV(const TileJob& job, void* shared, Found* found, i
       if (!finite[row] && token[row] < 64) FoundBadToken(found, token[row]);
   }
   RowSums mine;
-  bool sure = false;
-  if (bits == 1) sure = QuickRows<kGroups, 1>(z, counts, g, q, cells, &mine);
-  if (bits == 2) sure = QuickRows<kGroups, 2>(z, counts, g, q, cells, &mine);
-  if (bits == 4) sure = QuickRows<kGroups, 4>(z, counts, g, q, cells, &mine);
-  if (!__all_sync(0xffffffffu, sure)) {
-    KeepRows<kGroups>(z, lane, kept);
-    ExactRows<kGroups>(kept, bits, counts[0], counts[1], cells, exact);
-    __syncwarp();
-    mine = exact[8 * (q & 1) + g];
+  // The largest value has the last code.
+  float top_unit = static_cast<float>(1 << (bits - 1)) - .5f;
+  if (codec::IsTrellis(bits)) {
+    auto* all = static_cast<std::byte*>(shared);
+    if (bits == 1)
+      mine = TrellisRows<kGroups, 1>(z, counts, all + 64 * kD, all, gain_of, &top_unit);
+    if (bits == 2)
+      mine = TrellisRows<kGroups, 2>(z, counts, all + 64 * kD, all, gain_of, &top_unit);
+  } else {
+    const bool sure = bits == 4 && QuickRows<kGroups>(z, counts, g, q, cells, &mine);
+    if (!__all_sync(0xffffffffu, sure)) {
+      KeepRows<kGroups>(z, lane, kept);
+      ExactRows<kGroups>(kept, bits, counts[0], counts[1], cells, exact);
+      __syncwarp();
+      mine = exact[8 * (q & 1) + g];
+    }
   }
   __syncwarp();
   auto* words =
@@ -222,11 +215,8 @@ __device__ inline void EncodeV(const TileJob& job, void* shared, Found* found, i
                           codec::Power2(v_exp)
                     : codec::Log8eDecode(codec::Log8eEncode(mine.gain, v_exp), v_exp);
       error = fmaxf(mine.zz - 2 * coded * mine.zu + coded * coded * mine.uu, 0.0f);
-      // The largest value has the last code; of 2 bits only where one reaches the step.
-      const float unit = bits > 2 || (bits == 2 && mine.uu > .25f * kD)
-                             ? static_cast<float>(1 << (bits - 1)) - .5f
-                             : .5f;
-      if (!codec::IsFiniteBits(codec::RoundF16(coded * unit))) atomicOr(&found->flags, kBadScale);
+      if (!codec::IsFiniteBits(codec::RoundF16(coded * top_unit)))
+        atomicOr(&found->flags, kBadScale);
     }
     energy = mine.zz;
   }

@@ -116,6 +116,50 @@ def dequantise_k(codes, scales, offsets, widths, run):
     return (s[None, :] * codes.astype(F) + m[None, :]).astype(F).astype(np.float16).view(np.uint16)
 
 
+# Upper halves of the levels of the 1- and the 2-bit trellis, as multiples of the row's rms.
+LEVELS = {1: np.array([6, 19]) / 16, 2: np.array([3, 10, 17, 30]) / 16}
+
+
+def trellis_units(codes, b):
+    """What codes [rows][d] stand for before the gain: the level of a channel is 4 w + 2 (x ^ x before the last) + last x."""
+    x, w = codes & 1, codes >> 1
+    last = np.pad(x, ((0, 0), (1, 0)))[:, :-1]
+    before = np.pad(x, ((0, 0), (2, 0)))[:, :-2]
+    return np.concatenate([-LEVELS[b][::-1], LEVELS[b]]).astype(F)[4 * w + 2 * (x ^ before) + last]
+
+
+def trellis(z, energy, b):
+    """-> stored codes [rows][d] of the path with the least error, and their units. A state is x + 2 * the x before."""
+    n, d = z.shape
+    rms = np.sqrt(energy / F(d)).astype(F)
+    scaled = (LEVELS[b].astype(F)[None, :] * rms[:, None]).astype(F)
+    square, double = scaled * scaled, scaled + scaled
+    cost = np.full((n, 4), F(1e30), F)
+    cost[:, 0] = 0
+    came, high = np.zeros((d, n, 4), np.int64), np.zeros((d, n, 4), np.int64)
+    for c in range(d):
+        p = (double * z[:, c, None]).astype(F)
+        metric = np.concatenate([(square + p)[:, ::-1], square - p], 1)
+        if b == 2:
+            high[c] = metric[:, 4:] < metric[:, :4]
+            metric = np.where(high[c] == 1, metric[:, 4:], metric[:, :4])
+        new = np.empty_like(cost)
+        for state in range(4):
+            x, last = state & 1, state >> 1
+            zero = cost[:, last] + metric[:, 2 * x + last]
+            one = cost[:, last + 2] + metric[:, 2 * (1 - x) + last]
+            came[c, :, state] = one < zero
+            new[:, state] = np.minimum(zero, one)
+        cost = new
+    state, rows = cost.argmin(1), np.arange(n)
+    codes = np.zeros((n, d), np.int64)
+    for c in range(d - 1, -1, -1):
+        x, last, before = state & 1, state >> 1, came[c, rows, state]
+        codes[:, c] = x + 2 * high[c, rows, 2 * (x ^ before) + last]
+        state = last + 2 * before
+    return codes, trellis_units(codes, b)
+
+
 def quantise_v(bits, b, live, pins):
     """-> codes int[64][d] as stored, gains (byte e, or f16 bits for b = 8) int[64], v_exp; b = 0: the mean row."""
     d = bits.shape[1]
@@ -127,16 +171,15 @@ def quantise_v(bits, b, live, pins):
     half = 2 ** (b - 1)
     energy = tree(z * z, 1)
     used = use & (energy > 0)
-    if b == 1:
-        code = np.where(z >= 0, F(0), F(-1))
+    if b <= 2:
+        stored, u = trellis(z, energy, b)
     else:
-        s0 = F(1.075) * np.sqrt(energy / F(d)) if b == 2 else F(2) * np.abs(z).max(1) / F(2 ** b)
-        s0 = np.where(used, s0, F(1)).astype(F)
+        s0 = np.where(used, F(2) * np.abs(z).max(1) / F(2 ** b), F(1)).astype(F)
         code = np.clip(np.floor(z / s0[:, None]), -half, half - 1).astype(F)
-    u = (code + F(0.5)).astype(F)
+        stored, u = code + half, (code + F(0.5)).astype(F)
     zu, uu = tree(z * u, 1), tree(u * u, 1)
-    safe = np.where(used, zu, F(1)).astype(F)
-    g = np.where(used, np.minimum(energy / safe, F(2) * safe / uu), F(0)).astype(F)
+    safe = np.where(used & (zu > 0), zu, F(1)).astype(F)
+    g = np.where(used & (zu > 0), np.minimum(energy / safe, F(2) * safe / uu), F(0)).astype(F)
     v_exp = 0
     if used.any():
         mantissa, exponent = np.frexp(g.max())
@@ -146,7 +189,7 @@ def quantise_v(bits, b, live, pins):
     else:
         e = np.clip(log2_sixteenths(np.where(used, g, F(1)).astype(F)) - 16 * v_exp + 255, 1, 255)
         gains = np.where(used, e, 0)
-    return np.where(used[:, None], code + half, 0).astype(np.int64), gains, v_exp
+    return np.where(used[:, None], stored, 0).astype(np.int64), gains, v_exp
 
 
 def dequantise_v(codes, gains, b, v_exp):
@@ -157,5 +200,5 @@ def dequantise_v(codes, gains, b, v_exp):
         g = np.ldexp(gains.astype(np.uint16).view(np.float16).astype(F), v_exp)
     else:
         g = log8e_value(gains, v_exp)
-    u = (codes - 2 ** (b - 1)).astype(F) + F(0.5)
+    u = trellis_units(codes, b) if b <= 2 else (codes - 2 ** (b - 1)).astype(F) + F(0.5)
     return (g[:, None] * u).astype(F).astype(np.float16).view(np.uint16)

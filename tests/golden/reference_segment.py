@@ -88,7 +88,7 @@ def segment(k, v, heads, pins, fingerprint, basis_name, block_hash, block_index,
     decoded = np.array([[c[3], c[4]] for c in coded])
     source = np.array([[double(k[h]), double(v[h])] for h in range(len(heads))])
     nmse = np.sum((decoded - source) ** 2) / np.sum(source ** 2)
-    header = struct.pack("<4sHH8s8s32sIHHHHBBHQIf", b"DYNS", 1, 128, fingerprint, basis_name, block_hash, block_index,
+    header = struct.pack("<4sHH8s8s32sIHHHHBBHQIf", b"DYNS", 2, 128, fingerprint, basis_name, block_hash, block_index,
                          layer, head0, len(heads), d, DTYPE_F16, 0, 1, pins, size, nmse).ljust(124, b"\0")
     data = (header + bytes(4) + directory + body).ljust(size, b"\0")
     return data[:124] + struct.pack("<I", crc32c(data)) + data[128:], decoded

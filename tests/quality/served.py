@@ -26,6 +26,7 @@ sys.path.insert(0, str(REPOSITORY / "deploy" / "demo.d"))
 from daemon import Daemon  # noqa: E402
 
 BLOCK = 64
+REFERENCE = 3072  # tokens of the document that a ratio is said of
 EVERY = 512  # tokens between two query windows
 ENTRY_BLOCK, ENTRY_CELL, HISTORY = 96, 6, 8  # bytes of the store beside segments (formats 6)
 SETTLED = 4  # equal readings of the gauges in a row
@@ -157,14 +158,17 @@ class Server:
         return names
 
     def _set_budget(self, capture: Capture, ratio: float) -> None:
-        """The bytes that make (raw + tail) / (stored + tail) the ratio; bases come on top."""
+        """The bytes that make (raw + tail) / (stored + tail) the ratio; bases come on top.
+
+        Of a document of REFERENCE tokens: a shorter one gets the bytes a token that such a document
+        has, as it would beside one under the same price. Else its open tail would weigh more.
+        """
         if not ratio:
             self._client.set_budget(0)
             return
-        c = self._model
-        tail = BLOCK * c.layers * c.kv_heads * c.head_dim * 4
-        stored = (capture.raw_bytes + tail) / ratio - tail
-        self._client.set_budget(round(stored + self._metrics()["dynacompress_basis_bytes"]))
+        sealed = ((REFERENCE + BLOCK) / ratio - BLOCK) / REFERENCE  # stored bytes a raw one
+        basis = self._metrics()["dynacompress_basis_bytes"]
+        self._client.set_budget(round(capture.raw_bytes * sealed + basis))
 
     def _fetch(
         self, capture: Capture, names: list[bytes]

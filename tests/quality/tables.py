@@ -45,6 +45,7 @@ def _main() -> list[Setting]:
         Setting("profile post 6.0", 6.0, post, quality="small"),
         Setting("learned 4.4", 4.4, learn_from=four),
         Setting("learned 6.0", 6.0, learn_from=four),
+        Setting("learned 8.0", 8.0, learn_from=four, quality="small"),
         Setting("learned keys only 6.0", 6.0, learn_from=four, keys_only=True, report=False),
     ]
     filling = [dataclasses.replace(r, name=r.name + ", filling", steady=False) for r in rows]

@@ -112,100 +112,127 @@ uint8_t VKindOf(nb::handle kind) {
   return kind::VBits(bits);
 }
 
+using Halves = nb::ndarray<uint16_t, nb::device::cpu>;  // f16 bits
+
+// What Recode needs of its arguments, checked, so that it can run without Python's lock.
+struct Recoding {
+  SegmentId id;
+  std::shared_ptr<const Basis> basis;
+  std::optional<RopeTable> rope;  // where a level of frame `pre` is among the kinds
+  std::vector<TilePlan> tiles;    // one a head
+  std::unique_ptr<Backend> backend;
+  uint64_t bytes = 0;                // of the segments so far
+  std::vector<TileMeasure> measure;  // [head], summed over them
+};
+
+void CheckArrays(const Halves& k, const Halves& v, size_t heads, int head_dim) {
+  for (const auto& array : {k, v}) {
+    if (array.ndim() != 3 || array.shape(0) != heads ||
+        array.shape(2) != static_cast<size_t>(head_dim) || array.shape(1) % kBlockTokens != 0 ||
+        array.shape(1) != k.shape(1) || array.stride(2) != 1)
+      Raise(Invalid("k and v: f16 bits [heads of the plan][whole blocks of 64][head_dim]"));
+  }
+}
+
+Recoding MakeRecoding(const ContextSpec& context, int layer, int head0, nb::list plan,
+                      std::shared_ptr<const Basis> basis) {
+  const LayerShape& shape = context.layers[static_cast<size_t>(layer)];
+  Recoding out;
+  bool rotated = false;
+  for (nb::handle one : plan) {
+    const auto pair = nb::cast<nb::tuple>(one);
+    out.tiles.push_back({KKindOf(pair[0], basis.get()), VKindOf(pair[1]), ~uint64_t{0}});
+    rotated |= kind::IsLevel(out.tiles.back().k_kind) && basis->info().frame == Frame::kPre;
+  }
+  out.id.fingerprint = basis ? basis->info().fingerprint : 0;
+  out.id.basis = basis ? basis->name() : 0;
+  out.id.layer = static_cast<uint16_t>(layer);
+  out.id.head0 = static_cast<uint16_t>(head0);
+  out.id.kv_heads = static_cast<uint16_t>(out.tiles.size());
+  out.id.head_dim = shape.head_dim;
+  out.id.dtype = DType::kF16;
+  if (rotated) out.rope.emplace(context.ropes[shape.rope]);
+  out.basis = std::move(basis);
+  out.backend = Unwrap(MakeCpuBackend());
+  out.measure.resize(out.tiles.size());
+  return out;
+}
+
+MutableKvView BlockOf(const Halves& k, const Halves& v, uint32_t block) {
+  const int64_t first = int64_t{block} * kBlockTokens;
+  return {reinterpret_cast<std::byte*>(k.data() + first * k.stride(1)),
+          reinterpret_cast<std::byte*>(v.data() + first * v.stride(1)),
+          k.stride(1) * 2,
+          k.stride(0) * 2,
+          v.stride(1) * 2,
+          v.stride(0) * 2,
+          DType::kF16};
+}
+
+// Encodes one block and decodes it where it was.
+Status RecodeBlock(Recoding& work, uint32_t block, const MutableKvView& at, uint64_t pinned) {
+  work.id.block_index = block;
+  std::vector<TileMeasure> measure(work.tiles.size());
+  std::vector<std::byte> segment(EncodedBytes(work.id, work.tiles, pinned, work.basis.get()));
+  EncodeJob encode;
+  encode.id = work.id;
+  encode.source = {
+      at.k,    at.v, at.k_token_stride, at.k_head_stride, at.v_token_stride, at.v_head_stride,
+      at.dtype};
+  encode.basis = work.basis.get();
+  encode.rope = work.rope ? &*work.rope : nullptr;
+  encode.pins = pinned;
+  encode.plan = work.tiles;
+  encode.out = segment;
+  encode.measure = measure;
+  work.backend->Encode({&encode, 1});
+  if (!encode.status.ok()) return encode.status;
+  work.bytes += encode.bytes;
+  for (size_t i = 0; i < measure.size(); ++i) {
+    work.measure[i].k_energy += measure[i].k_energy;
+    work.measure[i].k_error += measure[i].k_error;
+    work.measure[i].v_energy += measure[i].v_energy;
+    work.measure[i].v_error += measure[i].v_error;
+  }
+  DecodeJob decode;
+  decode.segment = std::span(segment).first(encode.bytes);
+  decode.basis = encode.basis;
+  decode.rope = encode.rope;
+  decode.head_begin = work.id.head0;
+  decode.head_end = static_cast<uint16_t>(work.id.head0 + work.id.kv_heads);
+  decode.target = at;
+  work.backend->Decode({&decode, 1});
+  return decode.status;
+}
+
 // Codes f16 K and V [heads][tokens][d] of one layer in place: what a reader would be served. All
 // blocks get the kinds of `plan`, one (K, V) a head; the first `pins` tokens of the sequence stay.
 // Returns (bytes of all segments, [heads] of [K energy, K error, V energy, V error]).
-nb::tuple Recode(nb::handle spec, int layer, int head0, nb::ndarray<uint16_t, nb::device::cpu> k,
-                 nb::ndarray<uint16_t, nb::device::cpu> v, nb::list plan,
+nb::tuple Recode(nb::handle spec, int layer, int head0, Halves k, Halves v, nb::list plan,
                  std::optional<nb::bytes> basis_bytes, int pins) {
   const ContextSpec context = SpecOf(spec);
   Raise(Validate(context));
   if (layer < 0 || static_cast<size_t>(layer) >= context.layers.size()) Raise(Invalid("layer"));
   const LayerShape& shape = context.layers[static_cast<size_t>(layer)];
-  const auto basis = basis_bytes ? ParseBasis(*basis_bytes) : nullptr;
-  for (const auto& array : {k, v}) {
-    if (array.ndim() != 3 || array.shape(0) != nb::len(plan) || array.shape(2) != shape.head_dim ||
-        array.shape(1) % kBlockTokens != 0 || array.shape(1) != k.shape(1) || array.stride(2) != 1)
-      Raise(Invalid("k and v: f16 bits [heads of the plan][whole blocks of 64][head_dim]"));
-  }
+  auto basis = basis_bytes ? ParseBasis(*basis_bytes) : nullptr;
+  CheckArrays(k, v, nb::len(plan), shape.head_dim);
   if (head0 < 0 || head0 + static_cast<int>(nb::len(plan)) > shape.kv_heads || pins < 0 ||
       pins > kBlockTokens)
     Raise(Invalid("head0 or pins"));
-  std::vector<TilePlan> tiles;
-  bool rotated = false;
-  for (nb::handle one : plan) {
-    const auto pair = nb::cast<nb::tuple>(one);
-    tiles.push_back({KKindOf(pair[0], basis.get()), VKindOf(pair[1]), ~uint64_t{0}});
-    rotated |= kind::IsLevel(tiles.back().k_kind) && basis->info().frame == Frame::kPre;
-  }
-  SegmentId id;
-  id.fingerprint = basis ? basis->info().fingerprint : 0;
-  id.basis = basis ? basis->name() : 0;
-  id.layer = static_cast<uint16_t>(layer);
-  id.head0 = static_cast<uint16_t>(head0);
-  id.kv_heads = static_cast<uint16_t>(tiles.size());
-  id.head_dim = shape.head_dim;
-  id.dtype = DType::kF16;
-  const RopeTable rope(context.ropes[shape.rope]);
-  const auto backend = Unwrap(MakeCpuBackend());
-  std::vector<TileMeasure> total(tiles.size());
-  uint64_t bytes = 0;
-  Status failed;
+  Recoding work = MakeRecoding(context, layer, head0, plan, std::move(basis));
+  Status status;
   {
     nb::gil_scoped_release released;
-    std::vector<TileMeasure> measure(tiles.size());
-    for (uint32_t block = 0; block < k.shape(1) / kBlockTokens && failed.ok(); ++block) {
-      id.block_index = block;
+    for (uint32_t block = 0; block < k.shape(1) / kBlockTokens && status.ok(); ++block) {
       const uint64_t pinned = block == 0 && pins > 0 ? ~uint64_t{0} >> (kBlockTokens - pins) : 0;
-      const int64_t first = int64_t{block} * kBlockTokens;
-      std::vector<std::byte> segment(EncodedBytes(id, tiles, pinned, basis.get()));
-      EncodeJob encode;
-      encode.id = id;
-      encode.source = {reinterpret_cast<const std::byte*>(k.data() + first * k.stride(1)),
-                       reinterpret_cast<const std::byte*>(v.data() + first * v.stride(1)),
-                       k.stride(1) * 2,
-                       k.stride(0) * 2,
-                       v.stride(1) * 2,
-                       v.stride(0) * 2,
-                       DType::kF16};
-      encode.basis = basis.get();
-      encode.rope = rotated ? &rope : nullptr;
-      encode.pins = pinned;
-      encode.plan = tiles;
-      encode.out = segment;
-      encode.measure = measure;
-      backend->Encode({&encode, 1});
-      failed = encode.status;
-      if (!failed.ok()) break;
-      bytes += encode.bytes;
-      DecodeJob decode;
-      decode.segment = std::span(segment).first(encode.bytes);
-      decode.basis = basis.get();
-      decode.rope = encode.rope;
-      decode.head_begin = id.head0;
-      decode.head_end = static_cast<uint16_t>(head0 + static_cast<int>(tiles.size()));
-      decode.target = {reinterpret_cast<std::byte*>(k.data() + first * k.stride(1)),
-                       reinterpret_cast<std::byte*>(v.data() + first * v.stride(1)),
-                       k.stride(1) * 2,
-                       k.stride(0) * 2,
-                       v.stride(1) * 2,
-                       v.stride(0) * 2,
-                       DType::kF16};
-      backend->Decode({&decode, 1});
-      failed = decode.status;
-      for (size_t i = 0; i < tiles.size(); ++i) {
-        total[i].k_energy += measure[i].k_energy;
-        total[i].k_error += measure[i].k_error;
-        total[i].v_energy += measure[i].v_energy;
-        total[i].v_error += measure[i].v_error;
-      }
+      status = RecodeBlock(work, block, BlockOf(k, v, block), pinned);
     }
   }
-  Raise(failed);
+  Raise(status);
   nb::list measures;
-  for (const TileMeasure& m : total)
+  for (const TileMeasure& m : work.measure)
     measures.append(nb::make_tuple(m.k_energy, m.k_error, m.v_energy, m.v_error));
-  return nb::make_tuple(bytes, measures);
+  return nb::make_tuple(work.bytes, measures);
 }
 
 }  // namespace

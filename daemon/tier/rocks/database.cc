@@ -82,7 +82,7 @@ std::vector<rocksdb::ColumnFamilyDescriptor> Families(const RocksOptions& option
 }
 
 const char* FormatOf(Kind kind) {
-  return kind == Kind::kSpill ? "dynacompress spill 1" : "dynacompress bank 1";
+  return kind == Kind::kSpill ? "dynacompress spill 2" : "dynacompress bank 2";
 }
 
 }  // namespace

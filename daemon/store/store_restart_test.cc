@@ -1,0 +1,139 @@
+// What a restart must find again beside the blocks: pins, a profile's omega, decisions that are
+// due.
+#include <gtest/gtest.h>
+
+#include "daemon/store/store_context.h"
+#include "daemon/store/store_harness.h"
+
+namespace dyna {
+namespace {
+
+using testing::StoreHarness;
+
+constexpr int kHeads = StoreHarness::kHeads, kLayers = StoreHarness::kLayers;
+
+bool Pinned(const StoreHarness& s, uint64_t n) {
+  const auto facts = s.store->Inspect(
+      s.caller.tenant, {wire::QueryKind::kInspect, s.context, {StoreHarness::Name(n)}});
+  return facts.size() == 1 && facts[0].pinned;
+}
+
+void Pin(StoreHarness& s, uint64_t n, bool pinned, uint32_t ttl_ms = 0) {
+  ASSERT_EQ(s.store->Pin(s.caller, {s.context, {StoreHarness::Name(n)}, pinned, ttl_ms}).count, 1u);
+}
+
+TEST(StoreRestart, PinsOfTheBankSurviveAKill) {
+  StoreHarness s;
+  for (uint64_t n : {1u, 2u})
+    ASSERT_TRUE(s.PutBlock(n, 0, QualityClass::kBalanced, Durability::kPersistent).ok());
+  Pin(s, 1, true);
+  Pin(s, 2, true);
+  Pin(s, 2, false);
+  s.Settle();
+  s.Crash();
+  s.Settle();
+  EXPECT_TRUE(Pinned(s, 1));
+  EXPECT_FALSE(Pinned(s, 2)) << "let go of";
+  EXPECT_LT(s.ErrorOf(1), 1e-3);
+
+  // It counts against the share of pins as before, and gives that back.
+  Pin(s, 1, false);
+  s.store->Clear(s.caller, {s.context});
+  ASSERT_TRUE(s.PutBlock(3, 0).ok());
+  s.store->SetBudget(s.store->stats().charged_bytes * 3);
+  Pin(s, 3, true);
+}
+
+TEST(StoreRestart, APinThatComesWhileTheBankWritesIsInTheRow) {
+  StoreHarness s;
+  s.bank->Hold();
+  wire::Put put = s.Request(1, 0);
+  put.durability = Durability::kPersistent;
+  auto data = StoreHarness::Data(1);
+  std::vector<KvView> from;
+  for (const auto& v : StoreHarness::Views(data, 0, kLayers, 0))
+    from.push_back(
+        {v.k, v.v, v.k_token_stride, v.k_head_stride, v.v_token_stride, v.v_head_stride, v.dtype});
+  s.store->Put(s.caller, put, from, {}, [](wire::PutReply) {});
+  s.Settle();
+  Pin(s, 1, true, 60'000);
+  s.bank->ReleaseAll();
+  s.Settle();
+  s.Crash();
+  s.Settle();
+  EXPECT_TRUE(Pinned(s, 1));
+  s.clock.Advance(std::chrono::seconds(61));
+  EXPECT_EQ(s.Lookup({1}).run, 0u) << "and for as long as it was pinned";
+}
+
+TEST(StoreRestart, PinsOfTheSpillSurviveAStop) {
+  StoreHarness s;
+  ASSERT_TRUE(s.PutBlock(1, 0).ok());
+  Pin(s, 1, true);
+  bool drained = false;
+  s.store->Drain(s.clock.Now() + std::chrono::hours(1), [&] { drained = true; });
+  s.Settle();
+  ASSERT_TRUE(drained);
+  s.Restart();
+  EXPECT_TRUE(Pinned(s, 1));
+  Pin(s, 1, false);  // on the disk
+  s.Restart();
+  EXPECT_FALSE(Pinned(s, 1));
+  EXPECT_LT(s.ErrorOf(1), 1e-3);
+}
+
+Profile WithOmega(const StoreHarness& s) {
+  Profile profile;
+  profile.fingerprint = s.context;
+  profile.bases.resize(kLayers);
+  profile.cells.assign(kLayers, std::vector<CellSensitivity>(kHeads, {1e-3f, 2e-3f, .01f, .1f}));
+  profile.cells[0][0].omega_k = 1;
+  return profile;
+}
+
+TEST(StoreRestart, OmegaSurvives) {
+  StoreHarness s;
+  ASSERT_TRUE(s.PutBlock(1, 0, QualityClass::kBalanced, Durability::kPersistent).ok());
+  // It comes when the context's row is there already.
+  ASSERT_TRUE(s.store->OpenContext(s.caller, s.spec, SerializeProfile(WithOmega(s))).ok());
+  s.Settle();
+  s.Crash();
+  s.Settle();
+  ASSERT_EQ(s.store->Contexts(0).size(), 1u);
+  EXPECT_TRUE(s.store->Contexts(0)[0].profile);
+  EXPECT_LT(s.ErrorOf(1), 1e-3);
+
+  // The row of a damaged one costs omega alone.
+  for (auto& [key, row] : s.bank_disk->rows)
+    if (auto* c = std::get_if<record::ContextRow>(&row)) c->omega.at(3) = -1;
+  s.Restart();
+  ASSERT_EQ(s.store->Contexts(0).size(), 1u);
+  EXPECT_FALSE(s.store->Contexts(0)[0].profile);
+  EXPECT_LT(s.ErrorOf(1), 1e-3);
+}
+
+TEST(StoreRestart, OmegaIsTheSameAsTheProfileGaveIt) {
+  StoreHarness s;
+  const auto cells = WithOmega(s).cells;
+  std::vector<float> flat;
+  for (const auto& layer : cells)
+    for (const CellSensitivity& c : layer)
+      flat.insert(flat.end(), {c.omega_k, c.omega_v, c.k_error_l4, c.k_error_l2});
+  for (OmegaGrain grain : {OmegaGrain::kHead, OmegaGrain::kLayer}) {
+    StoreContext context(s.caller.tenant, s.context, s.spec, {});
+    ASSERT_TRUE(context.RestoreOmega(flat, grain).ok());
+    ASSERT_TRUE(context.sensitivity);
+    const auto given = Sensitivity::Make(s.spec, cells, grain);
+    for (int l = 0; l < kLayers; ++l) {
+      const LayerOmega is = context.sensitivity->layer(l), was = given->layer(l);
+      EXPECT_TRUE(
+          std::equal(is.log2_k.begin(), is.log2_k.end(), was.log2_k.begin(), was.log2_k.end()));
+      EXPECT_TRUE(
+          std::equal(is.log2_v.begin(), is.log2_v.end(), was.log2_v.begin(), was.log2_v.end()));
+    }
+    EXPECT_EQ(context.Row().omega, flat);
+  }
+}
+
+}  // namespace
+}  // namespace dyna

@@ -1,0 +1,46 @@
+// One way to the device and back for jobs in host memory: pinned staging, a stream, a batch, and
+// its own copies of bases and ropes. Lanes share nothing, so that copies and kernels of one run
+// beside those of another.
+//
+// Thread rule: belongs to one thread at a time.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/cuda/device_batch.h"
+#include "kernels/cuda/device_cache.h"
+#include "kernels/cuda/staging.h"
+
+namespace dyna::cuda {
+
+// Bytes that the segment of `job` can need: a level may become plain8.
+size_t OutBytes(const EncodeJob& job);
+
+class Lane {
+ public:
+  explicit Lane(const PlainRuns* plain) : batch_(plain) {}  // which outlives it
+  Status Open() { return stream_.Open(); }
+  void Trim() { cache_.Trim(); }  // between calls
+
+  // Results are in the jobs; an error is the device's, and then none of the jobs is done.
+  Status Encode(std::span<EncodeJob*> jobs);
+  Status Decode(std::span<DecodeJob*> jobs);
+  Status Transcode(std::span<TranscodeJob*> jobs);
+  Status Quantise(std::span<const uint16_t> rows, int d, uint64_t live, uint64_t pins,
+                  std::span<std::byte> packed, int8_t* v_exp, DeviceQuantise* job);
+  Status Dequantise(std::span<const std::byte> packed, const std::vector<RunPlace>& runs,
+                    int8_t v_exp, int d, std::span<uint16_t> out, DequantiseJob job);
+
+ private:
+  Status RunBatch();
+
+  DeviceCache cache_;
+  Stream stream_;
+  Staging in_, out_;
+  DeviceBatch batch_;
+};
+
+}  // namespace dyna::cuda
