@@ -15,13 +15,18 @@ constexpr double kPriceOctave = kEighths * kPriceSub;
 void Store::Impl::Adopt(record::BlockMeta meta, Tier from) {
   StoreContext* ctx = Context(meta.key.tenant, meta.key.context);
   const bool to_bank = from == Tier::kBank;
-  bool sound = ctx != nullptr && (meta.opaque || !meta.segments.empty());
+  // What a row names must be on its own disk: the other's rows may be gone at the next start. A
+  // block without them was never acknowledged, for their write had failed.
+  bool sound = ctx != nullptr && (to_bank ? ctx->row_in_bank : ctx->row_in_spill) &&
+               (meta.opaque || !meta.segments.empty());
   size_t cells = 0;
   for (const record::SegmentEntry& e : meta.segments) {
     if (!sound || meta.opaque) break;
+    const auto use = ctx->bases.find(e.basis);
     sound = e.layer < ctx->spec.layers.size() &&
             e.head_begin + size_t{e.kv_heads} <= ctx->spec.layers[e.layer].kv_heads &&
-            (e.basis == 0 || ctx->Find(e.basis) != nullptr);
+            (e.basis == 0 ||
+             (use != ctx->bases.end() && (to_bank ? use->second.in_bank : use->second.in_spill)));
     cells += e.kv_heads;
   }
   if (!meta.opaque) sound = sound && cells == meta.cells.size();

@@ -82,6 +82,27 @@ TEST(StoreRestart, PinsOfTheSpillSurviveAStop) {
   EXPECT_LT(s.ErrorOf(1), 1e-3);
 }
 
+// The bank took the block's row and not the context's, which the spill has: not durable.
+TEST(StoreRestart, TheBankStandsWithoutTheSpillsRows) {
+  StoreHarness s;
+  ASSERT_TRUE(s.PutBlock(1, 0).ok());
+  bool drained = false;
+  s.store->Drain(s.clock.Now() + std::chrono::hours(1), [&] { drained = true; });
+  s.Settle();
+  ASSERT_TRUE(drained);
+  s.Restart();
+  s.bank->FailNext(1, Internal("a fault"));
+  EXPECT_FALSE(s.PutBlock(1, 0, QualityClass::kBalanced, Durability::kPersistent).ok());
+  ASSERT_EQ(s.bank_disk->blocks.size(), 1u);
+  s.Restart();
+  ASSERT_TRUE(s.PutBlock(1, 0, QualityClass::kBalanced, Durability::kPersistent).ok());
+  s.spill_disk->blocks.clear();
+  s.spill_disk->rows.clear();
+  s.Crash();
+  ASSERT_TRUE(s.store->OpenContext(s.caller, s.spec, {}).ok());
+  EXPECT_LT(s.ErrorOf(1), 1e-3);
+}
+
 Profile WithOmega(const StoreHarness& s) {
   Profile profile;
   profile.fingerprint = s.context;
