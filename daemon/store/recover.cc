@@ -13,6 +13,7 @@ constexpr double kPriceOctave = kEighths * kPriceSub;
 }
 
 void Store::Impl::Adopt(record::BlockMeta meta, Tier from) {
+  blocks.SawGeneration(meta.generation);
   StoreContext* ctx = Context(meta.key.tenant, meta.key.context);
   const bool to_bank = from == Tier::kBank;
   // What a row names must be on its own disk: the other's rows may be gone at the next start. A
@@ -55,6 +56,7 @@ void Store::Impl::Adopt(record::BlockMeta meta, Tier from) {
   } else if (block->generation >= meta.generation && !to_bank) {
     return;
   }
+  block->newest_generation = std::max(block->newest_generation, meta.generation);
   (to_bank ? block->in_bank : block->in_spill) = true;
   (to_bank ? block->bank_touched : block->spill_touched) = true;
   SetPinned(*block, meta.pinned);  // of the bank's row where there are two: it was synced

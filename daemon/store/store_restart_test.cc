@@ -103,6 +103,28 @@ TEST(StoreRestart, TheBankStandsWithoutTheSpillsRows) {
   EXPECT_LT(s.ErrorOf(1), 1e-3);
 }
 
+// Both disks have the block, of two lives: what one of them has is not taken for the other's.
+TEST(StoreRestart, ACopyThatOutlivedItsDeletionIsAnOlderGeneration) {
+  StoreHarness s;
+  ASSERT_TRUE(s.PutBlock(1, 0, QualityClass::kExact).ok());
+  bool drained = false;
+  s.store->Drain(s.clock.Now() + std::chrono::hours(1), [&] { drained = true; });
+  s.Settle();
+  ASSERT_TRUE(drained);
+  s.Restart();
+  s.spill->FailNext(1, Internal("a fault"));
+  ASSERT_EQ(s.store->Delete(s.caller, {s.context, {StoreHarness::Name(1)}}).count, 1u);
+  s.Settle();
+  ASSERT_EQ(s.spill_disk->blocks.size(), 1u);
+  ASSERT_TRUE(s.PutBlock(1, 0, QualityClass::kBalanced, Durability::kPersistent).ok());
+  s.Crash();
+  ASSERT_TRUE(s.PutBlock(1, 0, QualityClass::kExact, Durability::kPersistent).ok());
+  s.spill_disk->blocks.clear();
+  s.Crash();
+  ASSERT_EQ(s.Lookup({1}, QualityClass::kExact).run, 1u);
+  EXPECT_EQ(s.ErrorOf(1), 0) << "acknowledged as exact";
+}
+
 Profile WithOmega(const StoreHarness& s) {
   Profile profile;
   profile.fingerprint = s.context;
