@@ -63,8 +63,11 @@ void Store::Impl::Adopt(record::BlockMeta meta, Tier from) {
   if (to_bank) {
     block->bank = std::make_unique<record::BlockMeta>(meta);
     block->durability = Durability::kPersistent;
-    // The spill was read before: its copy goes on unless the bank has more of the block.
-    if (SpillHolds(*block) && block->generation >= meta.generation &&
+    // The spill was read before: its copy goes on unless the bank has more of the block, or has it
+    // after a demotion: what the bank has may not be better in RAM, its segments are not rewritten.
+    if (SpillHolds(*block) &&
+        std::pair(block->generation, block->revision) >=
+            std::pair(meta.generation, meta.revision) &&
         std::all_of(meta.shards.begin(), meta.shards.end(),
                     [&](const Shard& shard) { return block->Covers(shard); }))
       return;
