@@ -77,7 +77,7 @@ class RecordingSink : public FrameSink {
 // does not run.
 inline bool RunUntil(std::initializer_list<asio::io_context*> loops,
                      const std::function<bool()>& ready,
-                     std::chrono::milliseconds limit = std::chrono::seconds(20)) {
+                     std::chrono::milliseconds limit = std::chrono::seconds(60)) {
   const auto end = std::chrono::steady_clock::now() + limit;
   while (!ready()) {
     if (std::chrono::steady_clock::now() > end) return false;

@@ -30,7 +30,7 @@ class UcxTest : public testing::Test {
     left_ = std::move(*made);
     right_ = std::move(*UcxTransport::Create(right_loop_, {}));
   }
-  bool Run(const std::function<bool()>& ready, milliseconds limit = std::chrono::seconds(20)) {
+  bool Run(const std::function<bool()>& ready, milliseconds limit = std::chrono::seconds(60)) {
     return RunUntil({&left_loop_, &right_loop_}, ready, limit);
   }
 
@@ -138,10 +138,13 @@ TEST_F(UcxTest, IdleCostsNothingAndWakesUp) {
   auto right = *right_->Connect(left_->address(), token_, {}, &right_sink_);
   ASSERT_TRUE(left->Send(TestFrame(1, 1, 10)).ok());
   ASSERT_TRUE(Run([&] { return right_sink_.frames.size() == 1; }));
-  Run([] { return false; }, milliseconds(50));  // wire-up settles
-  const auto before = right_->stats().wakeups;
-  Run([] { return false; }, milliseconds(200));
-  EXPECT_LE(right_->stats().wakeups - before, 1u);
+  uint64_t woken = 2;
+  for (int window = 0; window < 50 && woken > 1; ++window) {  // until wire-up has settled
+    const auto before = right_->stats().wakeups;
+    Run([] { return false; }, milliseconds(200));
+    woken = right_->stats().wakeups - before;
+  }
+  EXPECT_LE(woken, 1u);
   for (uint64_t i = 0; i < 300; ++i) {
     ASSERT_TRUE(left->Send(TestFrame(1, i, 10)).ok());
     ASSERT_TRUE(Run([&] { return right_sink_.frames.size() == 2 + i; }));
@@ -221,14 +224,14 @@ TEST(UcxChild, DISABLED_Run) {
   token.fill(9);
   RecordingSink sink;
   auto channel = *ucx->Connect(address, token, {}, &sink);
-  const auto data = TestBytes(16 << 20);
+  const auto data = TestBytes(4 << 20);
   RunUntil(
       {&loop},
       [&] {
-        if (channel->queued_bytes() < (32u << 20)) (void)channel->Send(TestFrame(1, 1, 5, {data}));
+        if (channel->queued_bytes() < (8u << 20)) (void)channel->Send(TestFrame(1, 1, 5, {data}));
         return false;
       },
-      std::chrono::seconds(30));
+      std::chrono::seconds(120));  // an orphan ends
 }
 
 }  // namespace dyna

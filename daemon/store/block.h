@@ -58,7 +58,7 @@ struct Writer {
   Shard shard;
   QualityClass quality = QualityClass::kBalanced;
   Durability durability = Durability::kVolatile;
-  bool replaces = false;  // commits as generation + 1
+  bool replaces = false;  // commits as a new generation
   bool aborted = false;
   int64_t expires_at_ms = 0;
   TimePoint started;
@@ -74,9 +74,10 @@ struct Block {
   record::BlockKey key;
   BlockHash parent;
   uint32_t index = 0;
-  uint32_t generation = 1;  // another content
-  uint32_t epoch = 0;       // of `segments`: bumped when they are made anew
-  uint32_t revision = 0;    // the same content at fewer bits
+  uint32_t generation = 1;         // another content
+  uint32_t newest_generation = 1;  // that was ever given to this key
+  uint32_t epoch = 0;              // of `segments`: bumped when they are made anew
+  uint32_t revision = 0;           // the same content at fewer bits
   QualityClass quality = QualityClass::kBalanced;
   Durability durability = Durability::kVolatile;
   bool pinned = false;

@@ -3,6 +3,7 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
+#include <algorithm>
 #include <cassert>
 #include <random>
 #include <type_traits>
@@ -29,6 +30,7 @@ BlockRef BlockTable::Insert(const record::BlockKey& key) {
   auto block = std::make_shared<Block>();
   block->key = key;
   block->serial = next_serial_++;
+  block->generation = block->newest_generation = next_generation_;
   [[maybe_unused]] const bool fresh = by_key_.emplace(key, block).second;
   assert(fresh);
   by_serial_.emplace(block->serial, block.get());
@@ -36,7 +38,13 @@ BlockRef BlockTable::Insert(const record::BlockKey& key) {
   return block;
 }
 
+void BlockTable::SawGeneration(uint32_t generation) {
+  next_generation_ = std::max(next_generation_, generation + 1);
+}
+
 void BlockTable::Erase(Block& block) {
+  // Its deletion may fail, and a crash may come before it.
+  if (block.spill_touched || block.bank_touched) SawGeneration(block.newest_generation);
   Unlink(block);
   by_serial_.erase(block.serial);
   by_key_.erase(record::BlockKey(block.key));  // a copy: this may destroy the block

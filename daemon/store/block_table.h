@@ -21,10 +21,12 @@ class BlockTable {
  public:
   BlockRef Find(const record::BlockKey& key) const;
   Block* FindSerial(uint64_t serial) const;
-  // REQUIRES that the key is not there. Gives the block its serial.
+  // REQUIRES that the key is not there. Gives the block its serial, and a generation above all that
+  // were seen on a disk: what is left there of an earlier block of that key is not taken for it.
   BlockRef Insert(const record::BlockKey& key);
   void Erase(Block& block);
-  void Touch(Block& block);  // becomes the newest
+  void SawGeneration(uint32_t generation);  // on a disk
+  void Touch(Block& block);                 // becomes the newest
 
   size_t size() const { return by_key_.size(); }
   Block* oldest() const { return oldest_; }
@@ -39,6 +41,7 @@ class BlockTable {
   std::unordered_map<uint64_t, Block*> by_serial_;
   Block *newest_ = nullptr, *oldest_ = nullptr;
   uint64_t next_serial_ = 1;
+  uint32_t next_generation_ = 1;
 };
 
 }  // namespace dyna

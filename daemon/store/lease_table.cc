@@ -28,6 +28,10 @@ bool LeaseTable::Release(SessionId session, uint64_t id) {
   return true;
 }
 
+void LeaseTable::Forget(Block& block) {
+  if (block.leases > 0) held_bytes_ -= std::exchange(block.held_bytes, 0);
+}
+
 void LeaseTable::ReleaseSession(SessionId session) {
   for (auto it = leases_.begin(); it != leases_.end();) {
     auto next = std::next(it);

@@ -35,6 +35,8 @@ class LeaseTable {
   // Null: unknown, or of another session (a forged id reads as lost).
   HeldLease* Find(SessionId session, uint64_t id);
   bool Release(SessionId session, uint64_t id);
+  // It was cleared or deleted: its leases live on for the others, and hold no byte of it.
+  void Forget(Block& block);
   void ReleaseSession(SessionId session);
   // Ends those that expired before `now`; returns whose they were and their ids.
   std::vector<std::pair<SessionId, uint64_t>> Expire(TimePoint now);

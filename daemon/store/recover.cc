@@ -13,15 +13,21 @@ constexpr double kPriceOctave = kEighths * kPriceSub;
 }
 
 void Store::Impl::Adopt(record::BlockMeta meta, Tier from) {
+  blocks.SawGeneration(meta.generation);
   StoreContext* ctx = Context(meta.key.tenant, meta.key.context);
   const bool to_bank = from == Tier::kBank;
-  bool sound = ctx != nullptr && (meta.opaque || !meta.segments.empty());
+  // What a row names must be on its own disk: the other's rows may be gone at the next start. A
+  // block without them was never acknowledged, for their write had failed.
+  bool sound = ctx != nullptr && (to_bank ? ctx->row_in_bank : ctx->row_in_spill) &&
+               (meta.opaque || !meta.segments.empty());
   size_t cells = 0;
   for (const record::SegmentEntry& e : meta.segments) {
     if (!sound || meta.opaque) break;
+    const auto use = ctx->bases.find(e.basis);
     sound = e.layer < ctx->spec.layers.size() &&
             e.head_begin + size_t{e.kv_heads} <= ctx->spec.layers[e.layer].kv_heads &&
-            (e.basis == 0 || ctx->Find(e.basis) != nullptr);
+            (e.basis == 0 ||
+             (use != ctx->bases.end() && (to_bank ? use->second.in_bank : use->second.in_spill)));
     cells += e.kv_heads;
   }
   if (!meta.opaque) sound = sound && cells == meta.cells.size();
@@ -50,14 +56,18 @@ void Store::Impl::Adopt(record::BlockMeta meta, Tier from) {
   } else if (block->generation >= meta.generation && !to_bank) {
     return;
   }
+  block->newest_generation = std::max(block->newest_generation, meta.generation);
   (to_bank ? block->in_bank : block->in_spill) = true;
   (to_bank ? block->bank_touched : block->spill_touched) = true;
   SetPinned(*block, meta.pinned);  // of the bank's row where there are two: it was synced
   if (to_bank) {
     block->bank = std::make_unique<record::BlockMeta>(meta);
     block->durability = Durability::kPersistent;
-    // The spill was read before: its copy goes on unless the bank has more of the block.
-    if (SpillHolds(*block) && block->generation >= meta.generation &&
+    // The spill was read before: its copy goes on unless the bank has more of the block, or has it
+    // after a demotion: what the bank has may not be better in RAM, its segments are not rewritten.
+    if (SpillHolds(*block) &&
+        std::pair(block->generation, block->revision) >=
+            std::pair(meta.generation, meta.revision) &&
         std::all_of(meta.shards.begin(), meta.shards.end(),
                     [&](const Shard& shard) { return block->Covers(shard); }))
       return;

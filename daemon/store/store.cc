@@ -116,6 +116,7 @@ void Store::Impl::Gone(Block& block, bool on_disk_too) {
       waiter({StatusCode::kCancelled, "the block was dropped"});
     });
   if (block.pinned) pinned_bytes -= std::exchange(block.pinned_bytes, 0);
+  leases.Forget(block);
   BlockRef keep = blocks.Find(block.key);
   Move(block, BlockState::kGone);
   blocks.Erase(block);

@@ -55,6 +55,80 @@ TEST(StoreRaces, ClearDuringABankWriteStaysCleared) {
   EXPECT_EQ(s.Lookup({1}).run, 0u) << "cleared blocks came back";
 }
 
+// A lease is a promise of the store's, which a client's delete may break for one block: that one is
+// a miss, and the lease and its other blocks are as they were.
+TEST(StoreRaces, BlockDeletedUnderALeaseIsAMissAndNoMore) {
+  StoreHarness s;
+  bool told = false;
+  s.store->OnLeaseRevoked([&](SessionId, uint64_t) { told = true; });
+  for (uint64_t n : {1u, 2u, 3u, 4u}) ASSERT_TRUE(s.PutBlock(n, static_cast<uint32_t>(n - 1)).ok());
+  const auto alone = s.Lookup({2});
+  const uint64_t of_it = s.store->stats().leased_bytes;
+  s.store->ReleaseLease(s.caller, alone.lease);
+  const auto lease = s.Lookup({1, 2, 3, 4});
+  ASSERT_EQ(lease.run, 4u);
+  const uint64_t held = s.store->stats().leased_bytes;
+  ASSERT_EQ(s.store->Delete(s.caller, {s.context, {StoreHarness::Name(2)}}).count, 1u);
+  EXPECT_EQ(s.store->stats().leased_bytes, held - of_it) << "a block that went holds no room";
+  ASSERT_TRUE(s.PutBlock(2, 1).ok());                        // come again: another block
+  ASSERT_TRUE(s.PutBlock(3, 2, QualityClass::kExact).ok());  // replaced: another generation
+
+  std::vector<float> out(4 * StoreHarness::kBlock);
+  std::vector<MutableKvView> targets;
+  for (size_t b = 0; b < 4; ++b) {
+    auto views = StoreHarness::Views(out, 0, StoreHarness::kLayers, 0);
+    for (MutableKvView& v : views) {
+      v.k += b * StoreHarness::kBlock * sizeof(float);
+      v.v += b * StoreHarness::kBlock * sizeof(float);
+      targets.push_back(v);
+    }
+  }
+  wire::Fetch fetch;
+  fetch.context = s.context;
+  fetch.lease = lease.lease;
+  fetch.head_end = StoreHarness::kHeads;
+  fetch.layer_count = StoreHarness::kLayers;
+  fetch.block_count = 4;
+  Store::Fetched got;
+  s.store->Fetch(s.caller, fetch, targets, {}, [&](Store::Fetched f) { got = std::move(f); });
+  s.Settle();
+  EXPECT_EQ(got.reply.status.code(), StatusCode::kMiss);
+  for (size_t slot = 0; slot < 4 * StoreHarness::kLayers; ++slot) {
+    const size_t b = slot / StoreHarness::kLayers;
+    EXPECT_EQ(got.reply.segments[slot].status,
+              b == 1 || b == 2 ? StatusCode::kMiss : StatusCode::kOk)
+        << "block " << b;
+  }
+  for (size_t b : {0u, 3u}) {
+    const auto want = StoreHarness::Data(b + 1);
+    EXPECT_NEAR(out[b * StoreHarness::kBlock + 5], want[5], 0.1f);
+  }
+
+  // All of it, also while a block is read back: the lease is a valid one till its end.
+  bool drained = false;
+  s.store->Drain(s.clock.Now() + std::chrono::hours(1), [&] { drained = true; });
+  s.Settle();
+  ASSERT_TRUE(drained);
+  s.Restart();
+  s.spill->Hold();
+  const auto next = s.Lookup({1, 4});
+  ASSERT_EQ(next.run, 2u);
+  fetch.lease = next.lease;
+  fetch.block_count = 2;
+  targets.resize(2 * StoreHarness::kLayers);
+  got = {};
+  s.store->Fetch(s.caller, fetch, targets, {}, [&](Store::Fetched f) { got = std::move(f); });
+  s.store->Clear(s.caller, {s.context});
+  s.spill->ReleaseAll();
+  s.Settle();
+  EXPECT_EQ(got.reply.status.code(), StatusCode::kMiss);
+  EXPECT_EQ(s.store->stats().leased_bytes, 0u);
+  std::vector<float> one;
+  EXPECT_EQ(s.Fetch(next.lease, 0, &one).reply.status.code(), StatusCode::kMiss);
+  EXPECT_TRUE(s.store->ReleaseLease(s.caller, next.lease));
+  EXPECT_FALSE(told);
+}
+
 TEST(StoreRaces, ExpiredBlockIsNotExists) {
   StoreHarness s;
   wire::Put put = s.Request(1, 0);

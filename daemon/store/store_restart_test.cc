@@ -82,6 +82,74 @@ TEST(StoreRestart, PinsOfTheSpillSurviveAStop) {
   EXPECT_LT(s.ErrorOf(1), 1e-3);
 }
 
+// The bank took the block's row and not the context's, which the spill has: not durable.
+TEST(StoreRestart, TheBankStandsWithoutTheSpillsRows) {
+  StoreHarness s;
+  ASSERT_TRUE(s.PutBlock(1, 0).ok());
+  bool drained = false;
+  s.store->Drain(s.clock.Now() + std::chrono::hours(1), [&] { drained = true; });
+  s.Settle();
+  ASSERT_TRUE(drained);
+  s.Restart();
+  s.bank->FailNext(1, Internal("a fault"));
+  EXPECT_FALSE(s.PutBlock(1, 0, QualityClass::kBalanced, Durability::kPersistent).ok());
+  ASSERT_EQ(s.bank_disk->blocks.size(), 1u);
+  s.Restart();
+  ASSERT_TRUE(s.PutBlock(1, 0, QualityClass::kBalanced, Durability::kPersistent).ok());
+  s.spill_disk->blocks.clear();
+  s.spill_disk->rows.clear();
+  s.Crash();
+  ASSERT_TRUE(s.store->OpenContext(s.caller, s.spec, {}).ok());
+  EXPECT_LT(s.ErrorOf(1), 1e-3);
+}
+
+// Both disks have the block, of two lives: what one of them has is not taken for the other's.
+TEST(StoreRestart, ACopyThatOutlivedItsDeletionIsAnOlderGeneration) {
+  StoreHarness s;
+  ASSERT_TRUE(s.PutBlock(1, 0, QualityClass::kExact).ok());
+  bool drained = false;
+  s.store->Drain(s.clock.Now() + std::chrono::hours(1), [&] { drained = true; });
+  s.Settle();
+  ASSERT_TRUE(drained);
+  s.Restart();
+  s.spill->FailNext(1, Internal("a fault"));
+  ASSERT_EQ(s.store->Delete(s.caller, {s.context, {StoreHarness::Name(1)}}).count, 1u);
+  s.Settle();
+  ASSERT_EQ(s.spill_disk->blocks.size(), 1u);
+  ASSERT_TRUE(s.PutBlock(1, 0, QualityClass::kBalanced, Durability::kPersistent).ok());
+  s.Crash();
+  ASSERT_TRUE(s.PutBlock(1, 0, QualityClass::kExact, Durability::kPersistent).ok());
+  s.spill_disk->blocks.clear();
+  s.Crash();
+  ASSERT_EQ(s.Lookup({1}, QualityClass::kExact).run, 1u);
+  EXPECT_EQ(s.ErrorOf(1), 0) << "acknowledged as exact";
+}
+
+// Spilled at 8 bits, read back, demoted and banked: after a kill the spill has the better copy.
+TEST(StoreRestart, WhatTheBankHasIsNotTakenForTheSpillsBetterCopy) {
+  StoreHarness s;
+  ASSERT_TRUE(s.PutBlock(1, 0).ok());
+  bool drained = false;
+  s.store->Drain(s.clock.Now() + std::chrono::hours(1), [&] { drained = true; });
+  s.Settle();
+  ASSERT_TRUE(drained);
+  s.Restart();
+  ASSERT_LT(s.ErrorOf(1), 1e-3);
+  const auto lease = s.Lookup({1});  // it stays in RAM
+  s.store->SetBudget(s.store->stats().charged_bytes * 3 / 4);
+  s.Settle();
+  s.store->SetBudget(0);
+  ASSERT_TRUE(s.PutBlock(1, 0, QualityClass::kBalanced, Durability::kPersistent).ok());
+  s.store->ReleaseLease(s.caller, lease.lease);
+  ASSERT_GT(s.ErrorOf(1), 1e-3) << "demoted";
+  s.Crash();
+  ASSERT_TRUE(s.PutBlock(1, 0, QualityClass::kHigh, Durability::kPersistent).ok());
+  s.spill_disk->blocks.clear();
+  s.Crash();
+  ASSERT_EQ(s.Lookup({1}, QualityClass::kHigh).run, 1u);
+  EXPECT_LT(s.ErrorOf(1), 1e-3) << "acknowledged as high";
+}
+
 Profile WithOmega(const StoreHarness& s) {
   Profile profile;
   profile.fingerprint = s.context;

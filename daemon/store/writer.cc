@@ -251,7 +251,7 @@ Status Store::Impl::Commit(const BlockRef& ref, const std::shared_ptr<Writer>& w
       block.tenant->charged -= std::min<uint64_t>(block.tenant->charged, s.bytes);
       if (in_ram) raw_bytes -= raw_of(s);
     }
-    ++block.generation;
+    block.generation = ++block.newest_generation;
     ++block.epoch;
     block.revision = 0;
     block.segments.clear();
