@@ -134,7 +134,7 @@ class Bench:
             captures = [captured(name, LONG_PREFIX, TAIL + CONTINUATION) for name in names]
             put = [server.put(Prepared(one), copies=len(captures)) for one in captures]
             for one, hashes in zip(captures, put):
-                self._continue(one, server.fetch(one, hashes), row)
+                self.continued(one, server.fetch(one, hashes), row)
             for hashes in put:
                 server.delete(hashes)
             return
@@ -143,12 +143,13 @@ class Bench:
         if setting.protocol == "decode":
             self._decode(server, capture, row)
         else:
-            self._continue(capture, server.serve(capture, self._ids(name, PREFIX)), row)
+            self.continued(capture, server.serve(capture, self._ids(name, PREFIX)), row)
 
     def _ids(self, name: str, tokens: int) -> list[int]:
         return self.tokenizer.encode(texts.passage(name).text())[:tokens]
 
-    def _continue(self, capture: Capture, served: Served, row: Row) -> None:
+    def continued(self, capture: Capture, served: Served, row: Row) -> None:
+        """Adds what follows a passage, on its served cache, to the row."""
         cache = KvCache.of(served.k, served.v, room=len(capture.continuation))
         cache.dropped = _with_room(served, len(capture.continuation))
         log_p = self.model.log_probabilities(capture.continuation, cache)

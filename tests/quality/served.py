@@ -6,6 +6,7 @@ One daemon a `Setting`; a document is put, served and deleted before the next on
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 import shutil
 import sys
@@ -60,6 +61,7 @@ class Setting:
     report: bool = True  # windows of the document itself
     drops: bool = False  # a policy that drops tokens: the reader masks them, see Served.kept
     worker: str = ""
+    uids: Sequence[int] = ()  # that may connect beside this process's
     protocol: str = "one"
 
     @property
@@ -104,32 +106,46 @@ class Served:
 class Server:
     """One daemon with one setting. Use it as a context manager."""
 
-    def __init__(self, setting: Setting, config: Config, binary: pathlib.Path) -> None:
-        self._setting, self._model = setting, config
-        self._folder = build_folder() / "daemons" / setting.name.replace(" ", "-").replace("/", "_")
+    def __init__(
+        self, setting: Setting, config: Config, binary: pathlib.Path,
+        daemons: pathlib.Path | None = None,
+    ) -> None:  # fmt: skip
+        self._setting, self.model = setting, config
+        daemons = daemons or build_folder() / "daemons"
+        self._folder = daemons / setting.name.replace(" ", "-").replace("/", "_")
         shutil.rmtree(self._folder, ignore_errors=True)
-        self._daemon = Daemon(binary, self._folder, ARENA + setting.config)
+        uids = f"uids = {[os.getuid(), *setting.uids]}\n" if setting.uids else ""
+        self._daemon = Daemon(binary, self._folder, ARENA + setting.config, server=uids)
         self._count = 0
 
     def __enter__(self) -> Server:
-        self._daemon.start()
+        self.start()
         try:
-            self._open()
+            self.open()
         except BaseException:
-            self._daemon.stop()
+            self.stop()
             raise
         return self
 
-    def _open(self) -> None:
-        spec = spec_of(self._model, "", "", "f16")
+    def start(self) -> None:
+        """The daemon alone: several processes may then `open`, each a client of its own."""
+        self._daemon.start()
+
+    def open(self) -> None:
+        """Connects, and lets it learn."""
+        spec = spec_of(self.model, "", "", "f16")
         if self._setting.drops:
             spec = dataclasses.replace(spec, masks=True)
         self._client = dynacompress.Client(str(self._daemon.socket), name="quality", deadline=120)
-        self._context = self._client.open_context(spec, profile=self._setting.profile)
+        self.context = self._client.open_context(spec, profile=self._setting.profile)
         self._learn()
 
     def __exit__(self, *_: object) -> None:
-        del self._context, self._client
+        del self.context, self._client
+        self.stop()
+
+    def stop(self) -> None:
+        """Ends the daemon and drops its folder."""
         self._daemon.stop()
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -139,29 +155,32 @@ class Server:
         tokens: the prefix's ids, where a worker has to read it again.
         """
         setting = self._setting
-        document = prepare(setting.worker, self._model, capture, tokens, setting.keep)
+        document = prepare(setting.worker, self.model, capture, tokens, setting.keep)
         if setting.ratio and setting.steady:
             self.delete(self.put(document))
         hashes = self.put(document)
         if setting.drops:  # a chain is decided a second after its last report
             time.sleep(2.0)
-            self._settle()
+            self.settle()
         served = self.fetch(document.capture, hashes)
         self.delete(hashes)
         return served
 
     def put(self, document: Prepared, copies: int = 1) -> list[bytes]:
         """The names of its blocks, once the budget of `copies` such documents is kept to."""
-        setting = self._setting
-        self._set_budget(document.capture, setting.ratio, copies)
-        return self._put(document, "all" if setting.report else "none")
+        self._set_budget(document.capture, self._setting.ratio, copies)
+        return self.put_only(document)
+
+    def put_only(self, document: Prepared) -> list[bytes]:
+        """The same under the budget that there is."""
+        return self._put(document, "all" if self._setting.report else "none")
 
     def fetch(self, capture: Capture, hashes: list[bytes]) -> Served:
         """Blocks of the capture as a reader gets them, and what they take."""
-        blocks = self._client.query("inspect", self._context.fingerprint, hashes, len(hashes))
+        blocks = self._client.query("inspect", self.context.fingerprint, hashes, len(hashes))
         rows = blocks["blocks"]
         k, v, dropped = self._fetch(capture.k.shape, hashes)
-        cells = self._model.layers * self._model.kv_heads
+        cells = self.model.layers * self.model.kv_heads
         beside = ENTRY_BLOCK + (HISTORY + ENTRY_CELL) * cells
         return Served(k, v, sum(row["bytes"] + beside for row in rows),
                       round(self._metrics()["dynacompress_basis_bytes"]), rows,
@@ -169,8 +188,8 @@ class Server:
 
     def fetch_all(self, hashes: list[bytes]) -> tuple[F16, F16]:
         """K and V of a chain of any length, nothing but those."""
-        layers, heads = self._model.layers, self._model.kv_heads
-        k, v, _ = self._fetch((layers, heads, BLOCK * len(hashes), self._model.head_dim), hashes)
+        layers, heads = self.model.layers, self.model.kv_heads
+        k, v, _ = self._fetch((layers, heads, BLOCK * len(hashes), self.model.head_dim), hashes)
         return k, v
 
     def append(self, hashes: list[bytes], k: F16, v: F16) -> None:
@@ -181,16 +200,16 @@ class Server:
         name = dynacompress.block_hashes(range(BLOCK), f"more {self._count}".encode(), hashes[-1])
         kv = self._client.empty((2, *k.shape), np.float16)
         kv[0], kv[1] = k, v
-        self._context.put(name, kv[0], kv[1], axes="lhtd", parent=hashes[-1],
+        self.context.put(name, kv[0], kv[1], axes="lhtd", parent=hashes[-1],
                           first_index=len(hashes), quality=self._setting.quality)  # fmt: skip
-        self._settle()
+        self.settle()
         hashes += name
 
     def _learn(self) -> None:
         for capture in self._setting.learn_from:
             self._client.set_budget(0)
             self.delete(self._put(Prepared(capture), self._setting.windows))
-        wanted = self._model.layers if self._setting.learn_from else 0
+        wanted = self.model.layers if self._setting.learn_from else 0
         begin = time.monotonic()
         while self._metrics()["dynacompress_bases_learned_total"] < wanted:
             if time.monotonic() - begin > 60:
@@ -210,7 +229,7 @@ class Server:
             last = min(first + EVERY, tokens)
             part = slice(first // BLOCK, last // BLOCK)
             parent = names[part.start - 1] if part.start else dynacompress.ROOT
-            self._context.put(
+            self.context.put(
                 names[part], kv[0, :, :, first:last], kv[1, :, :, first:last], axes="lhtd",
                 parent=parent, first_index=part.start, quality=self._setting.quality,
             )  # fmt: skip
@@ -218,8 +237,8 @@ class Server:
             if wanted and document.scores is None and last - BLOCK in first_of:
                 self._report(document, names[part.stop - 1], first_of[last - BLOCK], last - first)
         if document.scores is not None:
-            self._context.report_columns(names[-1], document.scores, queries=1, advance=tokens)
-        self._settle()
+            self.context.report_columns(names[-1], document.scores, queries=1, advance=tokens)
+        self.settle()
         return names
 
     def _report(self, document: Prepared, leaf: bytes, window: int, advance: int) -> None:
@@ -228,11 +247,11 @@ class Server:
         queries = np.ascontiguousarray(document.capture.queries[window])
         if document.columns:
             mass = column_mass(
-                self._model, queries, first, document.capture.k[:, :, : first + BLOCK]
+                self.model, queries, first, document.capture.k[:, :, : first + BLOCK]
             )
-            self._context.report_columns(leaf, mass, queries=BLOCK, advance=advance)
+            self.context.report_columns(leaf, mass, queries=BLOCK, advance=advance)
         else:
-            self._context.report_queries(leaf, first, queries, advance=advance)
+            self.context.report_queries(leaf, first, queries, advance=advance)
 
     def _set_budget(self, capture: Capture, ratio: float, copies: int) -> None:
         """The bytes that make (raw + tail) / (stored + tail) the ratio; bases come on top.
@@ -256,11 +275,11 @@ class Server:
         kv[...] = np.nan  # whatever is not served must be seen
         done = 0
         while done < len(names):
-            with self._context.lookup(names[done:]) as lease:
+            with self.context.lookup(names[done:]) as lease:
                 if lease.run == 0:
                     raise RuntimeError(f"block {done} of {len(names)} is not held")
                 part = slice(done * BLOCK, (done + lease.run) * BLOCK)
-                got = self._context.fetch(
+                got = self.context.fetch(
                     lease, kv[0, :, :, part], kv[1, :, :, part], axes="lhtd",
                     masks=self._setting.drops,
                 )  # fmt: skip
@@ -273,12 +292,12 @@ class Server:
 
     def delete(self, names: list[bytes]) -> None:
         """Drops blocks, so that the next document has the budget to itself."""
-        self._context.delete(names)
+        self.context.delete(names)
 
     def _metrics(self) -> dict[str, float]:
         return self._daemon.metrics()
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """Until the gauges stand still: demotions done, reports folded in."""
         last: Any = None
         equal = 0

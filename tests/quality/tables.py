@@ -16,8 +16,11 @@ import sys
 import time
 import traceback
 
+import ablations
+import attacks
 import retrieval
 import texts
+import theory
 from build_folder import REPOSITORY, build_folder
 from capture import captured
 from measure import CONTINUATION, LONG_PREFIX, PREFIX, TAIL, Bench, Row, Scope, markdown
@@ -88,7 +91,7 @@ def make_profiles(arguments: list[str]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tests/quality/run", description=__doc__)
-    parser.add_argument("table", choices=["profile", *TABLES])
+    parser.add_argument("table", choices=["profile", "attacks", "theory", *TABLES, *ablations.TABLES])
     parser.add_argument("--daemon", type=pathlib.Path,
                         default=REPOSITORY / "build" / "release" / "bin" / "dynacompressd")  # fmt: skip
     parser.add_argument("--split", choices=("tuning", "reporting"), default="reporting")
@@ -107,7 +110,18 @@ def main() -> int:
     names = [p.name for p in texts.passages(args.split)][: args.passages]
     kinds = KINDS.get(args.table, retrieval.KINDS) if args.kinds is None else args.kinds
     scope = Scope(tuple(names), args.seeds, tuple(kinds))
-    rows = measure(args.table, args.only, args.daemon.resolve(), scope, args.jobs)
+    if args.table == "theory":
+        table = theory.measure(args.daemon.resolve(), names)
+        print(table)
+        return 0
+    if args.table in ablations.TABLES:
+        kinds = ()
+        rows = ablations.measure(args.table, lambda n: bool(re.search(args.only, n)), names)
+    elif args.table == "attacks":
+        kinds = ()
+        rows = attacks.measure(args.daemon.resolve(), args.only)
+    else:
+        rows = measure(args.table, args.only, args.daemon.resolve(), scope, args.jobs)
     table = markdown(rows, kinds)
     print(table)
     if args.out:
