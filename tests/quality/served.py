@@ -12,7 +12,7 @@ import shutil
 import sys
 import time
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import dynacompress
@@ -171,14 +171,16 @@ class Server:
         self._set_budget(document.capture, self._setting.ratio, copies)
         return self.put_only(document)
 
-    def put_only(self, document: Prepared) -> list[bytes]:
-        """The same under the budget that there is."""
-        return self._put(document, "all" if self._setting.report else "none")
+    def put_only(
+        self, document: Prepared, seen: Callable[[list[bytes]], None] | None = None
+    ) -> list[bytes]:
+        """The same under the budget that there is. `seen`: called with the names put so far, each
+        time that 512 more tokens are there and reported."""
+        return self._put(document, "all" if self._setting.report else "none", seen)
 
     def fetch(self, capture: Capture, hashes: list[bytes]) -> Served:
         """Blocks of the capture as a reader gets them, and what they take."""
-        blocks = self._client.query("inspect", self.context.fingerprint, hashes, len(hashes))
-        rows = blocks["blocks"]
+        rows = self.inspect(hashes)
         k, v, dropped = self._fetch(capture.k.shape, hashes)
         cells = self.model.layers * self.model.kv_heads
         beside = ENTRY_BLOCK + (HISTORY + ENTRY_CELL) * cells
@@ -216,7 +218,15 @@ class Server:
                 raise RuntimeError(f"{self._setting.name}: no basis\n{self._daemon.tail()}")
             time.sleep(WAIT)
 
-    def _put(self, document: Prepared, windows: str) -> list[bytes]:
+    def inspect(self, hashes: list[bytes]) -> list[dict[str, Any]]:
+        """What the daemon says of each block: kinds, bits, importance by layer."""
+        found = self._client.query("inspect", self.context.fingerprint, hashes, len(hashes))
+        blocks: list[dict[str, Any]] = found["blocks"]
+        return blocks
+
+    def _put(
+        self, document: Prepared, windows: str, seen: Callable[[list[bytes]], None] | None = None
+    ) -> list[bytes]:
         """Puts and reports, 512 tokens at a time, and waits until nothing moves any more."""
         capture = document.capture
         tokens = capture.k.shape[2]
@@ -236,6 +246,9 @@ class Server:
             wanted = windows == "all" or (windows == "last" and last == tokens)
             if wanted and document.scores is None and last - BLOCK in first_of:
                 self._report(document, names[part.stop - 1], first_of[last - BLOCK], last - first)
+            if seen is not None:
+                self.settle()
+                seen(names[: part.stop])
         if document.scores is not None:
             self.context.report_columns(names[-1], document.scores, queries=1, advance=tokens)
         self.settle()

@@ -18,6 +18,7 @@ import traceback
 
 import ablations
 import attacks
+import history
 import retrieval
 import texts
 import theory
@@ -91,7 +92,7 @@ def make_profiles(arguments: list[str]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tests/quality/run", description=__doc__)
-    parser.add_argument("table", choices=["profile", "attacks", "theory", *TABLES, *ablations.TABLES])
+    parser.add_argument("table", choices=["profile", "attacks", "history", "theory", *TABLES, *ablations.TABLES])
     parser.add_argument("--daemon", type=pathlib.Path,
                         default=REPOSITORY / "build" / "release" / "bin" / "dynacompressd")  # fmt: skip
     parser.add_argument("--split", choices=("tuning", "reporting"), default="reporting")
@@ -105,11 +106,18 @@ def main() -> int:
     if args.table == "profile":
         make_profiles(rest)
         return 0
+    if args.table == "history" and not args.out:
+        parser.error("history wants --out: its picture is made by plots.py")
     if rest:
         parser.error(f"unknown: {' '.join(rest)}")
     names = [p.name for p in texts.passages(args.split)][: args.passages]
     kinds = KINDS.get(args.table, retrieval.KINDS) if args.kinds is None else args.kinds
     scope = Scope(tuple(names), args.seeds, tuple(kinds))
+    if args.table == "history":
+        said = history.measure(args.daemon.resolve(), names[0])
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / "history.json").write_text(json.dumps(said))
+        return 0
     if args.table == "theory":
         table = theory.measure(args.daemon.resolve(), names)
         print(table)
