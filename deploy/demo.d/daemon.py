@@ -27,6 +27,7 @@ class Daemon:
         folder: pathlib.Path,
         overrides: str = "",
         backend: str = "auto",
+        server: str = "",  # more lines of [server]
     ) -> None:
         folder.mkdir(parents=True)
         self.socket = folder / "dynacompressd.sock"
@@ -36,7 +37,7 @@ class Daemon:
         self._config = folder / "dynacompressd.toml"
         self._config.write_text(
             f'[server]\nsocket = "{self.socket}"\nstate_dir = "{folder / "state"}"\n'
-            f'backend = "{backend}"\n'
+            f'backend = "{backend}"\n{server}'
             f"[admin]\nport = {self._port}\n{overrides}"
         )
 

@@ -19,13 +19,16 @@ import numpy.typing as npt
 from dynacompress.profile.llama import KvCache, best_llama
 
 import retrieval
+import texts
 from build_folder import build_folder
 from capture import BLOCK, Capture, captured
 from metrics import bootstrap, compare
 from served import Served, Server, Setting
-from smollm2 import Tokenizer, load_model
+from smollm2 import F32, Tokenizer, load_model
+from worker import Prepared
 
 PREFIX, TAIL, CONTINUATION = 3072, BLOCK, 512  # tokens
+LONG_PREFIX, LONG_DOCUMENTS = 7616, 4  # 7,616 + 64 + 512: all that the model has positions for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,18 +42,23 @@ class Scope:
 
 @dataclasses.dataclass
 class Row:
-    """Lists are over passages; `retrieval` by kind: [exact share] and [full cache's] over seeds."""
+    """Lists are over passages; `retrieval` by kind: [exact share] and [full cache's] over seeds.
+
+    `bits`: of K and of V, [layers][kv_heads], over a document's tiles. `failed`: why there is none.
+    """
 
     name: str
-    ratio: list[float]
-    retention: list[float]
-    kl: list[float]
-    top1: list[float]
-    k_bits: list[float]
-    v_bits: list[float]
-    basis_bytes: int
-    retrieval: dict[str, list[tuple[float, float]]]
-    seconds: float
+    ratio: list[float] = dataclasses.field(default_factory=list)
+    retention: list[float] = dataclasses.field(default_factory=list)
+    kl: list[float] = dataclasses.field(default_factory=list)
+    top1: list[float] = dataclasses.field(default_factory=list)
+    k_bits: list[float] = dataclasses.field(default_factory=list)
+    v_bits: list[float] = dataclasses.field(default_factory=list)
+    bits: list[dict[str, list[list[float]]]] = dataclasses.field(default_factory=list)
+    basis_bytes: int = 0
+    retrieval: dict[str, list[tuple[float, float]]] = dataclasses.field(default_factory=dict)
+    seconds: float = 0.0
+    failed: str = ""
 
     def points_below(self, kind: str) -> float:
         """Percentage points of exact matches that the full cache has and this one has not."""
@@ -58,6 +66,8 @@ class Row:
 
     def cells(self) -> list[str]:
         """As a line of the table."""
+        if self.failed:
+            return [self.name, f"failed: {self.failed}", *[""] * (len(HEADER) - 2)]
         kl, kept = bootstrap(self.kl), bootstrap(self.retention)
         below = " / ".join(f"{self.points_below(kind):.0f}" for kind in self.retrieval)
         return [
@@ -95,10 +105,11 @@ class Bench:
         if path.exists():
             return Row(**json.loads(path.read_text()))
         begin = time.monotonic()
-        row = Row(setting.name, [], [], [], [], [], [], 0, {kind: [] for kind in scope.kinds}, 0)
+        row = Row(setting.name, retrieval={kind: [] for kind in scope.kinds})
         with Server(setting, self.config, self._binary) as server:
-            for name in scope.passages:
-                self._passage(server, captured(name, PREFIX, TAIL + CONTINUATION), row)
+            at_once = LONG_DOCUMENTS if setting.protocol == "long" else 1
+            for at in range(0, len(scope.passages), at_once):
+                self._document(server, setting, scope.passages[at : at + at_once], row)
             for kind in scope.kinds:
                 for seed in range(scope.seeds):
                     row.retrieval[kind].append(self._retrieval(server, kind, seed))
@@ -117,11 +128,54 @@ class Bench:
         }  # fmt: skip
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
-    def _passage(self, server: Server, capture: Capture, row: Row) -> None:
-        served = server.serve(capture)
+    def _document(self, server: Server, setting: Setting, names: Sequence[str], row: Row) -> None:
+        """Adds the passages of one document (several with protocol long) to the row."""
+        if setting.protocol == "long":
+            captures = [captured(name, LONG_PREFIX, TAIL + CONTINUATION) for name in names]
+            put = [server.put(Prepared(one), copies=len(captures)) for one in captures]
+            for one, hashes in zip(captures, put):
+                self.continued(one, server.fetch(one, hashes), row)
+            for hashes in put:
+                server.delete(hashes)
+            return
+        (name,) = names
+        capture = captured(name, PREFIX, TAIL + CONTINUATION)
+        if setting.protocol == "decode":
+            self._decode(server, capture, row)
+        else:
+            self.continued(capture, server.serve(capture, self._ids(name, PREFIX)), row)
+
+    def _ids(self, name: str, tokens: int) -> list[int]:
+        return self.tokenizer.encode(texts.passage(name).text())[:tokens]
+
+    def continued(self, capture: Capture, served: Served, row: Row) -> None:
+        """Adds what follows a passage, on its served cache, to the row."""
         cache = KvCache.of(served.k, served.v, room=len(capture.continuation))
         cache.dropped = _with_room(served, len(capture.continuation))
         log_p = self.model.log_probabilities(capture.continuation, cache)
+        self._compared(capture, log_p, served, row)
+
+    def _decode(self, server: Server, capture: Capture, row: Row) -> None:
+        """Pseudo-decode: what comes after is sealed too, 64 tokens at a time, one block behind.
+
+        The budget stays that of the prefix, so errors add up with every block.
+        """
+        hashes = server.put(Prepared(capture))
+        first = server.fetch(capture, hashes)
+        cache = KvCache.of(first.k, first.v, room=len(capture.continuation))
+        logs, prefix = [], first.k.shape[2]
+        for at in range(0, len(capture.continuation), BLOCK):
+            logs.append(self.model.log_probabilities(capture.continuation[at : at + BLOCK], cache))
+            if at:  # the newest block is the open tail, the one before it is sealed now
+                part = slice(prefix + at - BLOCK, prefix + at)
+                k, v = (x[:, :, part].astype(np.float16) for x in (cache.k, cache.v))
+                server.append(hashes, k, v)
+                whole = server.fetch_all(hashes)  # older blocks may have made room
+                cache.k[:, :, : part.stop], cache.v[:, :, : part.stop] = whole
+        self._compared(capture, np.concatenate(logs), server.fetch(capture, hashes), row)
+        server.delete(hashes)
+
+    def _compared(self, capture: Capture, log_p: F32, served: Served, row: Row) -> None:
         got = compare(capture.full[TAIL:], log_p[TAIL:], capture.targets[TAIL:])
         row.ratio.append(self._ratio(capture, served))
         row.retention.append(got.retention)
@@ -130,6 +184,7 @@ class Bench:
         row.k_bits.append(served.mean_bits("k"))
         row.v_bits.append(served.mean_bits("v"))
         row.basis_bytes = served.basis_bytes
+        row.bits.append(served.bits_by_head())
 
     def _ratio(self, capture: Capture, served: Served) -> float:
         c = self.config
@@ -142,7 +197,8 @@ class Bench:
 
     def _retrieval(self, server: Server, kind: str, seed: int) -> tuple[float, float]:
         asked = retrieval.question(self.model, self.tokenizer, kind, seed)
-        served = server.serve(asked.capture)
+        ids = self.tokenizer.encode(asked.task.prefix)
+        served = server.serve(asked.capture, ids[: asked.capture.k.shape[2]])
         room = len(asked.capture.continuation) + retrieval.ROOM
         score = retrieval.ask(self.model, self.tokenizer, asked, served.k, served.v,
                               _with_room(served, room))  # fmt: skip

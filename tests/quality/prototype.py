@@ -101,7 +101,17 @@ def learn(names: Sequence[str], tokens: int = 3072) -> list[list[HeadBasis]]:
     return [[HeadBasis(**head) for head in heads] for heads in pickle.loads(path.read_bytes())]
 
 
-def serve_k(k: F16, basis: HeadBasis, target: float, rope: reference_basis.Rope) -> F16:
+def _shrunk(x: F64, served: F64, axis: int) -> F64:
+    """`served` with the gain of least squared error along an axis: biased, <x, served> < <x, x>."""
+    power = np.square(served).sum(axis, keepdims=True)
+    return served * np.divide(
+        (x * served).sum(axis, keepdims=True), power, out=np.ones_like(power), where=power > 0
+    )
+
+
+def serve_k(
+    k: F16, basis: HeadBasis, target: float, rope: reference_basis.Rope, biased: bool = False
+) -> F16:
     """K [tokens][d] of whole blocks as a reader gets it, at the level of that target."""
     tokens, d = k.shape
     blocks = tokens // BLOCK
@@ -114,6 +124,8 @@ def serve_k(k: F16, basis: HeadBasis, target: float, rope: reference_basis.Rope)
         widths = basis.widths[target] * (wide.shape[1] // d)
         coded = reference_quant.quantise_k(wide.view(np.uint16), widths, RUN, ALL_LIVE, pins)
         out = reference_quant.dequantise_k(*coded, widths, RUN).view(np.float16)
+        if biased:
+            out = _half(_shrunk(wide.astype(np.float64), out.astype(np.float64), 0))
         rows = slice(part.start * BLOCK, part.stop * BLOCK)
         back[rows] = out.reshape(BLOCK, -1, d).swapaxes(0, 1).reshape(-1, d)
     served = _half(rope.turn(back.astype(np.float64) @ b.T + mu, np.arange(tokens)))
@@ -121,7 +133,7 @@ def serve_k(k: F16, basis: HeadBasis, target: float, rope: reference_basis.Rope)
     return served
 
 
-def serve_v(v: F16, bits: int) -> F16:
+def serve_v(v: F16, bits: int, biased: bool = False) -> F16:
     """V [tokens][d] of whole blocks as a reader gets it, at that width."""
     h = hadamard(v.shape[1])
     z = (v.astype(np.float64) @ h).astype(np.float16)
@@ -133,6 +145,8 @@ def serve_v(v: F16, bits: int) -> F16:
         back[first : first + BLOCK] = reference_quant.dequantise_v(codes, gains, bits, v_exp).view(
             np.float16
         )
+    if biased:
+        back = _half(_shrunk(z.astype(np.float64), back.astype(np.float64), 1))
     served = _half(back.astype(np.float64) @ h)
     served[:PINS] = v[:PINS]
     return served
