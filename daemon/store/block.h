@@ -100,6 +100,7 @@ struct Block {
   uint32_t frozen = 0;        // leases that promised a max_nmse: no demotion at all
 
   Reuse reuse;                                    // h
+  TimePoint young_until{};                        // see young.cc
   float booked_hits = 1;                          // reuse.hits when the price book heard of it
   int64_t expires_at_ms = 0;                      // Unix time; 0: never
   QualityClass effective = QualityClass::kSmall;  // what its tiles still satisfy

@@ -74,13 +74,14 @@ Result<Extent> Store::Impl::Reserve(uint64_t bytes, uint64_t serial) {
 }
 
 PricedSegment Store::Impl::Fresh(const LadderSet& ladders, std::span<const record::Cell> cells,
-                                 const Shard& shard, int layer, const BlockHash& hash) {
+                                 const Shard& shard, int layer, const BlockHash& hash) const {
   PricedSegment priced;
   priced.ladders = &ladders;
   priced.cells = cells;
   priced.head_begin = shard.head_begin;
   priced.layer = layer;
   priced.block = HashWord(hash);
+  priced.log2_h = YoungEighths();
   return priced;
 }
 
@@ -139,11 +140,12 @@ void Store::Impl::Book(Block& block, Segment& s) {
   const BasisName basis = s.basis != 0 ? s.basis : ctx.CurrentBasis(s.layer);
   s.booked = ctx.Ladders(*policy, s.layer, basis, block.quality);
   if (!s.booked) return;
-  s.booked_h = Log2Byte(block.reuse.At(clock.UnixMillis(), options.reuse_half_life_s));
   s.booked_frozen = Frozen(block);
   s.booked_observed = std::any_of(block.history.begin(), block.history.end(), [&](const auto& h) {
     return h.Covers(s.layer) && h.observed(s.layer);
   });
+  s.booked_h = Log2Byte(block.reuse.At(clock.UnixMillis(), options.reuse_half_life_s));
+  if (!s.booked_observed && clock.Now() < block.young_until) s.booked_h += YoungEighths();
   book.Add(block.key.tenant, AsPriced(block, s, block.cells));
 }
 
@@ -157,7 +159,7 @@ void Store::Impl::BookOpen(const Block& block, Writer& writer, Segment& s) {
   const BasisName basis = s.basis != 0 ? s.basis : block.context->CurrentBasis(s.layer);
   s.booked = block.context->Ladders(*policy, s.layer, basis, writer.quality);
   if (!s.booked) return;
-  s.booked_h = 0;
+  s.booked_h = YoungEighths();
   s.booked_frozen = s.booked_observed = false;
   book.Add(block.key.tenant, AsPriced(block, s, writer.cells));
 }

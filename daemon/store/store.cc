@@ -252,6 +252,7 @@ bool Store::Tick() {
   const auto wall = std::chrono::steady_clock::now();
   ++s.counts.ticks;
   s.ExpireSlice();
+  s.YoungSlice();
   bool more = s.BookSlice(until);
   more |= s.FoldSlice(until);
   s.StartReports();

@@ -20,6 +20,7 @@ StoreOptions Options(const char* policy, double keep = .25, int window = 16) {
   options.policy.name = policy;
   options.policy.drop.keep = keep;
   options.policy.drop.window = window;
+  options.young_for = {};
   return options;
 }
 
@@ -32,31 +33,6 @@ struct DropHarness : StoreHarness {
   void PutChain(uint64_t blocks, QualityClass quality = QualityClass::kBalanced) {
     for (uint64_t n = 1; n <= blocks; ++n)
       ASSERT_TRUE(PutBlock(n, static_cast<uint32_t>(n - 1), quality).ok());
-  }
-  // `mass` of tokens [from, to) in every layer and head, a little of the others.
-  void Report(uint64_t leaf, size_t from, size_t to, float mass = .01f) {
-    const size_t tokens = leaf * kBlockTokens;
-    wire::Report r;
-    r.context = context;
-    r.kind = wire::ReportKind::kColumnMass;
-    r.leaf = Name(leaf);
-    r.layer_count = kLayers;
-    r.head_end = kHeads;
-    r.queries = 1;
-    r.advance = 512;
-    std::vector<float> x(tokens * kHeads * kLayers, 1e-4f);
-    for (size_t i = 0; i < x.size(); ++i)
-      if (i % tokens >= from && i % tokens < to) x[i] = mass;
-    std::vector<std::byte> bytes(x.size() * sizeof(float));
-    std::memcpy(bytes.data(), x.data(), bytes.size());
-    Status status = Internal("not answered");
-    store->Report(caller, r, bytes, [&](Status s) { status = s; });
-    Settle();
-    ASSERT_TRUE(status.ok()) << status.ToString();
-  }
-  void Wait(int ms = 1500) {
-    clock.Advance(milliseconds(ms));
-    Settle();
   }
   // [layer][head] of block n; empty: not served.
   std::vector<uint64_t> Masks(uint64_t n, std::vector<float>* out = nullptr) {

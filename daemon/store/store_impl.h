@@ -56,6 +56,12 @@ struct DueDrop {
   std::weak_ptr<Block> leaf;
 };
 
+// A block that no report has covered yet (young.cc).
+struct Young {
+  TimePoint until;
+  std::weak_ptr<Block> block;
+};
+
 struct Store::Impl {
   Impl(Parts parts, StoreOptions opts);
 
@@ -81,9 +87,13 @@ struct Store::Impl {
   // Live bytes that are not of booked tiles: headers, padding, metadata, raw.
   int64_t FixedBytes() const;
   uint64_t Target() const;  // Limit less a little: pressure begins here
-  // As a put enters the book: never reported, no reuse. Views what it is given.
-  static PricedSegment Fresh(const LadderSet& ladders, std::span<const record::Cell> cells,
-                             const Shard& shard, int layer, const BlockHash& hash);
+  // As a put enters the book: young, no reuse. Views what it is given.
+  PricedSegment Fresh(const LadderSet& ladders, std::span<const record::Cell> cells,
+                      const Shard& shard, int layer, const BlockHash& hash) const;
+  int16_t YoungEighths() const;   // young.cc: what is added to log2 h
+  void StartYoung(Block& block);  // committed now
+  void YoungSlice();
+  void EndYoung();
   void Anticipate(StoreContext& ctx, TenantId tenant, const wire::Put& put);  // anticipate.cc
   std::vector<TilePlan> PlanPut(StoreContext& ctx, TenantId tenant, const Shard& shard, int layer,
                                 QualityClass quality, const BlockHash& hash, BasisName* basis);
@@ -230,6 +240,7 @@ struct Store::Impl {
   std::deque<std::weak_ptr<Block>> to_book, dirty_history;
   std::deque<PendingReport> reports;
   std::deque<DueDrop> drops_due;   // by time; at most kMaxDropsDue
+  std::deque<Young> young;         // by time
   std::shared_ptr<DropWork> drop;  // under way; one at a time
   uint64_t reports_bytes = 0;
   uint32_t reports_running = 0;

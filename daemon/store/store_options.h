@@ -12,6 +12,10 @@ struct StoreOptions {
   PolicyOptions policy;
   LearnerOptions learner;
   double reuse_half_life_s = 600;
+  // What a put writes counts this many times its weight until a report covers it, for that long at
+  // most: bits once gone do not come back, and a report may say that they are needed.
+  double young_weight = 8;
+  std::chrono::milliseconds young_for{10'000};
   uint64_t budget_bytes = 0;  // 0: the arena, less headroom
   double headroom = 0.05;     // of the arena, kept free for what is in flight
   double floor_share = 0.5;   // of the budget: leased + exact + pinned bytes

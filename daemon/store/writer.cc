@@ -286,6 +286,7 @@ Status Store::Impl::Commit(const BlockRef& ref, const std::shared_ptr<Writer>& w
   block.spill_generation = 0;
   Appraise(block);
   Charge(block);
+  StartYoung(block);
   BookAll(block);
   blocks.Touch(block);
   if (policy->drops_tokens() && policy->scores() != ScoreSource::kReports) DropLater(ref);
