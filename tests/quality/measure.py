@@ -21,13 +21,12 @@ from dynacompress.profile.llama import KvCache, best_llama
 import retrieval
 import texts
 from build_folder import build_folder
-from capture import BLOCK, Capture, captured
+from capture import BLOCK, CONTINUATION, PREFIX, TAIL, Capture, captured
 from metrics import bootstrap, compare
 from served import Served, Server, Setting
 from smollm2 import F32, Tokenizer, load_model
 from worker import Prepared
 
-PREFIX, TAIL, CONTINUATION = 3072, BLOCK, 512  # tokens
 LONG_PREFIX, LONG_DOCUMENTS = 7616, 4  # 7,616 + 64 + 512: all that the model has positions for
 
 
@@ -119,11 +118,10 @@ class Bench:
         return row
 
     def _key(self, setting: Setting, scope: Scope) -> str:
-        learnt = [hashlib.sha256(c.k.tobytes()).hexdigest() for c in setting.learn_from]
         said = {
             **{f.name: str(getattr(setting, f.name)) for f in dataclasses.fields(setting)
-               if f.name not in ("profile", "learn_from")},
-            "profile": hashlib.sha256(setting.profile).hexdigest(), "learn_from": learnt,
+               if f.name != "profile"},
+            "profile": hashlib.sha256(setting.profile).hexdigest(),
             "scope": dataclasses.asdict(scope), "binary": self._digest,
         }  # fmt: skip
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
