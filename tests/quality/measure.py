@@ -83,10 +83,16 @@ HEADER = [
 
 
 def markdown(rows: Sequence[Row], kinds: Sequence[str]) -> str:
-    """The table; `kinds` names the retrieval columns."""
+    """The table; `kinds` names the retrieval columns. Below it, what the full cache answers."""
     head = [h + f" ({' / '.join(kinds)})" if h.startswith("retrieval") else h for h in HEADER]
     lines = [head, ["---"] * len(head), *(row.cells() for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    full = {
+        kind: np.mean([full for _, full in row.retrieval[kind]])
+        for row in rows for kind in kinds if row.retrieval.get(kind)
+    }  # fmt: skip
+    said = ", ".join(f"{kind} {share:.0%}" for kind, share in full.items())
+    return table + (f"\nExact answers of the full cache: {said}.\n" if said else "")
 
 
 class Bench:
