@@ -1,7 +1,8 @@
 """What a hostile tenant can do to another one, measured: run attacks (as root: tenants are uids).
 
-Two tenants share a daemon and one byte budget, that of two documents at 6 x. The victim puts one
-passage with honest reports. The other tenant puts another passage and then, by name of the row:
+Two tenants share a daemon. The victim puts one passage with honest reports, the other tenant another
+one, and attacks while there is room, which is when it counts most: bits never come back. Then both
+are pressed into one byte budget, that of two such documents at 6 x. By name of the row:
 
 nobody        there is none; the victim has the budget of one document
 honest        reports as a worker does
@@ -19,17 +20,22 @@ import dataclasses
 import multiprocessing
 import os
 import pathlib
+import re
 import tempfile
+import time
+import traceback
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
+import dynacompress
 import numpy as np
 
 from capture import Capture, captured
 from measure import CONTINUATION, PREFIX, TAIL, Bench, Row
-from served import Server, Setting
+from served import Served, Server, Setting
 from settings import PROFILE, profile_of
+from smollm2 import Config
 from worker import Prepared
 
 HOSTILE_UID = 65534
@@ -37,15 +43,6 @@ RATIO = 6.0
 VICTIM, OTHER = "policy", "gitmanual"  # tuning passages: nothing is chosen, nothing reported
 LEARN = ("essay", "faq")
 ROWS = ("nobody", "honest", "everything", "one token", "hits", "good basis", "bad basis")
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """Of the victim and of the other tenant (None: it is not there): rows of a table."""
-
-    name: str
-    victim: Row
-    other: Row | None
 
 
 def setting_of(name: str) -> Setting:
@@ -62,7 +59,12 @@ def hostile_reports(server: Server, hashes: list[bytes], tokens: int, name: str)
     mass = np.zeros((config.layers, config.kv_heads, tokens), np.float32)
     mass[..., :: 1 if name == "everything" else 64] = 1000.0
     for _ in range(100):
-        server.context.report_columns(hashes[-1], mass, queries=1, advance=512)
+        try:
+            server.context.report_columns(hashes[-1], mass, queries=1, advance=512)
+        except dynacompress.Error as refused:
+            if refused.code != "RETRY":  # limits.report_bytes_per_s: part of what is measured
+                raise
+            time.sleep(0.1)
     server.settle()
 
 
@@ -129,48 +131,63 @@ def _said(pipe: Connection) -> Any:
     return got
 
 
-def outcome(bench: Bench, name: str, binary: pathlib.Path) -> Outcome:
-    """Runs one row; both tenants' documents are measured at the end, when all has come to rest."""
+def share(
+    name: str, config: Config, binary: pathlib.Path, victim: Capture, other: Capture,
+    learn: list[Capture],
+) -> tuple[Served, Served | None]:  # fmt: skip
+    """Both tenants' documents as they are served under one budget, the victim's first."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        os.chmod(folder, 0o755)
+        server = Server(setting_of(name), config, binary, pathlib.Path(folder))
+        server.start()
+        stack.callback(server.stop)
+        pipe = None
+        if name != "nobody":
+            pipe = stack.enter_context(_tenant(server, name, [other, *learn]))
+            _said(pipe)
+        server.open()
+        for one in learn:
+            server.delete(server.put_only(Prepared(one)))
+        hashes = server.put_only(Prepared(victim))
+        if pipe is not None:
+            pipe.send("go on")
+            _said(pipe)
+        server.set_budget(victim, RATIO, copies=1 if pipe is None else 2)
+        server.settle()
+        ours, theirs = server.fetch(victim, hashes), None
+        if pipe is not None:
+            pipe.send("and yours")
+            theirs = _said(pipe)
+        return ours, theirs
+
+
+def outcome(bench: Bench, name: str, binary: pathlib.Path) -> list[Row]:
+    """The victim's row and, if it is there, the other tenant's."""
     victim, other = (captured(p, PREFIX, TAIL + CONTINUATION) for p in (VICTIM, OTHER))
     learn = [captured(p, PREFIX, TAIL + CONTINUATION) for p in LEARN]
-    learn = learn if name.endswith("basis") else []
-    rows = Row(f"{name}: victim"), Row(f"{name}: other")
-    with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o755)
-        setting = setting_of(name)
-        server = Server(setting, bench.config, binary, pathlib.Path(folder))
-        server.start()
-        try:
-            with contextlib.ExitStack() as stack:
-                pipe = None
-                if name != "nobody":
-                    pipe = stack.enter_context(_tenant(server, name, [other, *learn]))
-                    _said(pipe)
-                server.open()
-                for one in learn:
-                    server.delete(server.put_only(Prepared(one)))
-                hashes = server.put(Prepared(victim), copies=1 if pipe is None else 2)
-                if pipe is not None:
-                    pipe.send("go on")
-                    _said(pipe)
-                server.settle()
-                bench.continued(victim, server.fetch(victim, hashes), rows[0])
-                if pipe is not None:
-                    pipe.send("and yours")
-                    bench.continued(other, _said(pipe), rows[1])
-        finally:
-            server.stop()
-    return Outcome(name, rows[0], None if name == "nobody" else rows[1])
+    served = share(name, bench.config, binary, victim, other,
+                   learn if name.endswith("basis") else [])  # fmt: skip
+    rows = []
+    for who, capture, got in zip(("victim", "other"), (victim, other), served):
+        if got is not None:
+            rows.append(Row(f"{name}: {who}"))
+            bench.continued(capture, got, rows[-1])
+    return rows
 
 
 def measure(binary: pathlib.Path, only: str = "") -> list[Row]:
-    """All rows whose name contains `only`: the victim's, then the other tenant's."""
+    """Rows whose name matches `only`: the victim's, then the other tenant's."""
     if os.getuid() != 0:
         raise PermissionError("two tenants are two uids: run attacks as root")
     bench, rows = Bench(binary), []
-    for name in ROWS:
-        if only in name:
-            got = outcome(bench, name, binary)
-            rows += [got.victim] if got.other is None else [got.victim, got.other]
-            print(" | ".join(rows[-1 if got.other is None else -2].cells()), flush=True)
+    for name in (name for name in ROWS if re.search(only, name)):
+        try:
+            found = outcome(bench, name, binary)
+        except Exception as error:  # the other rows are still wanted
+            traceback.print_exc()
+            rows.append(Row(name, failed=f"{type(error).__name__}: {error}"))
+            continue
+        for row in found:
+            print(" | ".join(row.cells()), flush=True)
+        rows += found
     return rows

@@ -19,6 +19,7 @@ from texts import passage
 
 F16 = npt.NDArray[np.float16]
 BLOCK = WINDOW
+PREFIX, TAIL, CONTINUATION = 3072, BLOCK, 512  # tokens: put, at 16 bits behind it, continued
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,13 +21,12 @@ from dynacompress.profile.llama import KvCache, best_llama
 import retrieval
 import texts
 from build_folder import build_folder
-from capture import BLOCK, Capture, captured
+from capture import BLOCK, CONTINUATION, PREFIX, TAIL, Capture, captured
 from metrics import bootstrap, compare
 from served import Served, Server, Setting
 from smollm2 import F32, Tokenizer, load_model
 from worker import Prepared
 
-PREFIX, TAIL, CONTINUATION = 3072, BLOCK, 512  # tokens
 LONG_PREFIX, LONG_DOCUMENTS = 7616, 4  # 7,616 + 64 + 512: all that the model has positions for
 
 
@@ -84,10 +83,16 @@ HEADER = [
 
 
 def markdown(rows: Sequence[Row], kinds: Sequence[str]) -> str:
-    """The table; `kinds` names the retrieval columns."""
+    """The table; `kinds` names the retrieval columns. Below it, what the full cache answers."""
     head = [h + f" ({' / '.join(kinds)})" if h.startswith("retrieval") else h for h in HEADER]
     lines = [head, ["---"] * len(head), *(row.cells() for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    full = {
+        kind: np.mean([full for _, full in row.retrieval[kind]])
+        for row in rows for kind in kinds if row.retrieval.get(kind)
+    }  # fmt: skip
+    said = ", ".join(f"{kind} {share:.0%}" for kind, share in full.items())
+    return table + (f"\nExact answers of the full cache: {said}.\n" if said else "")
 
 
 class Bench:
@@ -119,11 +124,10 @@ class Bench:
         return row
 
     def _key(self, setting: Setting, scope: Scope) -> str:
-        learnt = [hashlib.sha256(c.k.tobytes()).hexdigest() for c in setting.learn_from]
         said = {
             **{f.name: str(getattr(setting, f.name)) for f in dataclasses.fields(setting)
-               if f.name not in ("profile", "learn_from")},
-            "profile": hashlib.sha256(setting.profile).hexdigest(), "learn_from": learnt,
+               if f.name != "profile"},
+            "profile": hashlib.sha256(setting.profile).hexdigest(),
             "scope": dataclasses.asdict(scope), "binary": self._digest,
         }  # fmt: skip
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]

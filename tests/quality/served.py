@@ -21,7 +21,7 @@ import numpy.typing as npt
 from dynacompress.profile.gguf_model import spec_of
 
 from build_folder import REPOSITORY, build_folder
-from capture import F16, Capture
+from capture import CONTINUATION, F16, PREFIX, TAIL, Capture, captured
 from worker import Prepared, column_mass, prepare
 from smollm2 import Config
 
@@ -42,7 +42,7 @@ class Setting:
     """How a row of a table is made.
 
     ratio: raw over stored bytes that the budget asks for, the open tail counted in both; 0: none.
-    profile: a profile's bytes. learn_from: captures that go before, for the daemon to learn from.
+    profile: a profile's bytes. learn_from: passages that go before, for the daemon to learn from.
     windows: which of their query windows go with those (all, last: of the last 64 tokens, none).
     steady: the price is already where the budget puts it when the document comes (else the document
     fills an empty arena and is demoted on the way). worker: what is done before the put (worker.py).
@@ -53,7 +53,7 @@ class Setting:
     name: str
     ratio: float
     profile: bytes = b""
-    learn_from: Sequence[Capture] = ()
+    learn_from: Sequence[str] = ()
     windows: str = "all"
     steady: bool = True
     config: str = ""  # TOML beside the defaults
@@ -168,7 +168,7 @@ class Server:
 
     def put(self, document: Prepared, copies: int = 1) -> list[bytes]:
         """The names of its blocks, once the budget of `copies` such documents is kept to."""
-        self._set_budget(document.capture, self._setting.ratio, copies)
+        self.set_budget(document.capture, self._setting.ratio, copies)
         return self.put_only(document)
 
     def put_only(
@@ -208,7 +208,8 @@ class Server:
         hashes += name
 
     def _learn(self) -> None:
-        for capture in self._setting.learn_from:
+        for name in self._setting.learn_from:
+            capture = captured(name, PREFIX, TAIL + CONTINUATION)
             self._client.set_budget(0)
             self.delete(self._put(Prepared(capture), self._setting.windows))
         wanted = self.model.layers if self._setting.learn_from else 0
@@ -266,7 +267,7 @@ class Server:
         else:
             self.context.report_queries(leaf, first, queries, advance=advance)
 
-    def _set_budget(self, capture: Capture, ratio: float, copies: int) -> None:
+    def set_budget(self, capture: Capture, ratio: float, copies: int) -> None:
         """The bytes that make (raw + tail) / (stored + tail) the ratio; bases come on top.
 
         Of a document of REFERENCE tokens: a shorter one gets the bytes a token that such a document

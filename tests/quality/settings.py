@@ -10,23 +10,19 @@ from collections.abc import Callable
 
 import retrieval
 import texts
-from capture import Capture, captured
-from measure import CONTINUATION, PREFIX, TAIL, profile_of
+from measure import profile_of
 from served import Setting
 
 HERE = pathlib.Path(__file__).resolve().parent
 PROFILE, PROFILE_POST = HERE / "smollm2-135m.dynf", HERE / "smollm2-135m-post.dynf"
-EIGHT = (*texts.BASIS_PROMPTS, "policy", "gitmanual", "http2", "countries")
+FOUR = texts.BASIS_PROMPTS
+EIGHT = (*FOUR, "policy", "gitmanual", "http2", "countries")
 # Kept rows at 16 bits and the open tail make 4.2 x: keep = (3136 / 4.2 - 64) / 3072.
 KEEP = 0.2222
 DROPPING = (
     "snapkv", "fastkv", "dynamickv", "h2o", "keydiff", "streamingllm", "expected_attention",
     "kvdistill", "random",
 )  # fmt: skip
-
-
-def _prompts(names: tuple[str, ...] = texts.BASIS_PROMPTS) -> tuple[Capture, ...]:
-    return tuple(captured(name, PREFIX, TAIL + CONTINUATION) for name in names)
 
 
 def _policy(**keys: object) -> str:
@@ -39,40 +35,38 @@ def _policy(**keys: object) -> str:
 
 def _main() -> list[Setting]:
     profile, post = profile_of(PROFILE), profile_of(PROFILE_POST)
-    four = _prompts()
     rows = [
         Setting("profile 4.2", 4.2, profile, quality="small"),
         Setting("profile 6.0", 6.0, profile, quality="small"),
         Setting("profile 8.0", 8.0, profile, quality="small"),
         Setting("profile 10", 10.0, profile, quality="small"),
         Setting("profile post 6.0", 6.0, post, quality="small"),
-        Setting("learned 4.4", 4.4, learn_from=four),
-        Setting("learned 6.0", 6.0, learn_from=four),
-        Setting("learned 8.0", 8.0, learn_from=four, quality="small"),
-        Setting("learned keys only 6.0", 6.0, learn_from=four, windows="none", report=False),
+        Setting("learned 4.4", 4.4, learn_from=FOUR),
+        Setting("learned 6.0", 6.0, learn_from=FOUR),
+        Setting("learned 8.0", 8.0, learn_from=FOUR, quality="small"),
+        Setting("learned keys only 6.0", 6.0, learn_from=FOUR, windows="none", report=False),
     ]
     filling = [dataclasses.replace(r, name=r.name + ", filling", steady=False) for r in rows]
     return rows + filling
 
 
 def _learning() -> list[Setting]:
-    four = _prompts()
-    of = [Setting(f"learned from {n}", 6.0, learn_from=_prompts(EIGHT[:n])) for n in (1, 2, 4, 8)]
+    of = [Setting(f"learned from {n}", 6.0, learn_from=EIGHT[:n]) for n in (1, 2, 4, 8)]
     of += [
-        Setting(f"learned from {name} only", 6.0, learn_from=_prompts((name,)))
+        Setting(f"learned from {name} only", 6.0, learn_from=(name,))
         for name in ("tarfile", "wget", "countries")
     ]
-    # Eight documents, and the kind changes after the first: what the traffic was, what it is now.
+    # Where the kind changes, the first document makes the basis and the rest is what came later.
     code = ("truetype", "eigen", "tarfile", "jquery")
     prose = ("essay", "faq", "letters", "policy")
     return [
         *of,
-        Setting("four, queries of the last 64 tokens", 6.0, learn_from=four, windows="last"),
-        Setting("four, keys only", 6.0, learn_from=four, windows="none"),
-        Setting("four of code", 6.0, learn_from=_prompts(code)),
-        Setting("four of prose", 6.0, learn_from=_prompts(prose)),
-        Setting("one of code, then prose", 6.0, learn_from=_prompts(("truetype", *prose))),
-        Setting("one of prose, then code", 6.0, learn_from=_prompts(("essay", *code))),
+        Setting("four, queries of the last 64 tokens", 6.0, learn_from=FOUR, windows="last"),
+        Setting("four, keys only", 6.0, learn_from=FOUR, windows="none", report=False),
+        Setting("four of code", 6.0, learn_from=code),
+        Setting("four of prose", 6.0, learn_from=prose),
+        Setting("one of code, then prose", 6.0, learn_from=("truetype", *prose)),
+        Setting("one of prose, then code", 6.0, learn_from=("essay", *code)),
         Setting("profile", 6.0, profile_of(PROFILE)),
     ]
 
@@ -140,15 +134,14 @@ def _basis() -> list[Setting]:
 
 
 def _policies() -> list[Setting]:
-    four = _prompts()
     rows = [
         Setting("dynacompress, profile", 4.2, profile_of(PROFILE)),
-        Setting("dynacompress, learned", 4.2, learn_from=four),
+        Setting("dynacompress, learned", 4.2, learn_from=FOUR),
         Setting("full", 0, config=_policy(name="full")),
     ]
     for k_bits, v_bits in ((4, 4), (2, 4), (2, 2)):
         toml = _policy(name="uniform", uniform_k_bits=k_bits, uniform_v_bits=v_bits)
-        rows.append(Setting(f"uniform K{k_bits}V{v_bits}", 0, learn_from=four, config=toml))
+        rows.append(Setting(f"uniform K{k_bits}V{v_bits}", 0, learn_from=FOUR, config=toml))
     for name in DROPPING:
         worker = name if name in ("kvdistill", "expected_attention") else ""
         toml = _policy(name=name, keep=KEEP)
@@ -156,7 +149,7 @@ def _policies() -> list[Setting]:
             toml += 'history = "token"\n'
         rows.append(Setting(name, 0, config=toml, quality="small", drops=True, worker=worker))
     for name in ("printed", "printed_corrected"):
-        rows.append(Setting(name, 0, learn_from=four, config=_policy(name=name), quality="small"))
+        rows.append(Setting(name, 0, learn_from=FOUR, config=_policy(name=name), quality="small"))
     return rows
 
 
@@ -175,15 +168,15 @@ def _quick() -> list[Setting]:
     profile = profile_of(PROFILE)
     return [
         Setting("profile 6.0", 6.0, profile),
-        Setting("learned 6.0", 6.0, learn_from=_prompts(("essay",))),
+        Setting("learned 6.0", 6.0, learn_from=("essay",)),
     ]
 
 
 def _few() -> list[Setting]:
     """What `tasks` and `decode` ask of."""
-    profile, four = profile_of(PROFILE), _prompts()
+    profile = profile_of(PROFILE)
     rows = [Setting(f"profile {r:g}", r, profile, quality="small") for r in (4.2, 6.0, 8.0)]
-    return [*rows, Setting("learned 6", 6.0, learn_from=four)]
+    return [*rows, Setting("learned 6", 6.0, learn_from=FOUR)]
 
 
 def _decode() -> list[Setting]:
@@ -196,10 +189,7 @@ def _long() -> list[Setting]:
         Setting(f"profile {r:g}, side by side", r, profile, quality="small", protocol="long")
         for r in (4.2, 6.0, 8.0, 10.0, 12.0)
     ]
-    rows.append(
-        Setting("learned 6, side by side", 6.0, learn_from=_prompts(), protocol="long")
-    )
-    return rows
+    return [*rows, Setting("learned 6, side by side", 6.0, learn_from=FOUR, protocol="long")]
 
 
 TABLES: dict[str, Callable[[], list[Setting]]] = {

@@ -46,12 +46,15 @@ def _measure(job: tuple[str, str, str, Scope]) -> Row:
 
 def measure(table: str, only: str, binary: pathlib.Path, scope: Scope, jobs: int) -> list[Row]:
     """Rows in order; `jobs` processes share them. `only`: those whose name it matches."""
-    names = [setting.name for setting in _chosen(table, only)]
+    chosen = _chosen(table, only)
+    names = [setting.name for setting in chosen]
     begin = time.monotonic()
     bench = Bench(binary)
     prefix = LONG_PREFIX if table == "long" else PREFIX
     for passage in scope.passages:
         captured(passage, prefix, TAIL + CONTINUATION)
+    for passage in sorted({name for one in chosen for name in one.learn_from}):
+        captured(passage, PREFIX, TAIL + CONTINUATION)
     for kind in scope.kinds:
         for seed in range(scope.seeds):
             bench.full(kind, seed)
