@@ -295,8 +295,8 @@ Admission Session::Handle(const RequestRef& r, const InFrame&, const wire::Clear
   return Admission::Handled();
 }
 Admission Session::Handle(const RequestRef& r, const InFrame&, const wire::Pin& m) {
-  const auto reply = host_.store.Pin(caller_, m);
-  Reply(r, reply, reply.status.code());
+  host_.store.Pin(caller_, m,
+                  [this, r](wire::CountReply reply) { Reply(r, reply, reply.status.code()); });
   return Admission::Handled();
 }
 

@@ -120,6 +120,8 @@ struct Block {
   std::optional<TimePoint> drop_due;                // the chain that ends here is decided then
   bool queued = false;                              // in the store's list of blocks to book again
   std::vector<std::function<void(Status)>> banked;  // persists that wait for the one under way
+  std::vector<std::function<void(Status)>> pins;    // and pins that do
+  uint32_t pins_on_way = 0;                         // to the bank: its row is not synced yet
   std::vector<std::function<void(const Status&)>> loaded;  // waiters of a read-back
 
   uint64_t charged = 0;  // bytes that the budget counts for it, arena extents excluded

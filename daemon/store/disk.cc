@@ -1,5 +1,6 @@
 // What goes to the disks: spill and bank (design 5 and 8). What comes back is in load.cc.
 #include <algorithm>
+#include <tuple>
 
 #include "client/base/log.h"
 #include "daemon/store/history_record.h"
@@ -175,7 +176,8 @@ void Store::Impl::Persist(const BlockRef& block, std::function<void(Status)> don
     done(Unsupported("durability persistent: this daemon has no bank (bank.enabled)"));
     return;
   }
-  if (BankHolds(*block) && block->bank->expires_at_ms == block->expires_at_ms &&
+  if (BankHolds(*block) && block->pins_on_way == 0 &&
+      block->bank->expires_at_ms == block->expires_at_ms &&
       block->bank->quality >= block->quality) {
     done({});
     return;
@@ -184,7 +186,8 @@ void Store::Impl::Persist(const BlockRef& block, std::function<void(Status)> don
     done({StatusCode::kCancelled, "the block was dropped"});
     return;
   }
-  if (block->banking) {  // of what was there when it began: this comes after it
+  if (block->banking ||
+      block->pins_on_way > 0) {  // of what was there when it began: this comes after it
     block->banked.push_back(std::move(done));
     return;
   }
@@ -216,11 +219,15 @@ void Store::Impl::Persist(const BlockRef& block, std::function<void(Status)> don
     }
     if (!status.ok()) LogWarn("bank: block not stored: {}", status.ToString());
     if (block->state() != BlockState::kGone) {
-      PersistPin(*block);
+      // What came meanwhile, also where nobody waits for it.
+      PersistPin(block, [pins = std::exchange(block->pins, {})](const Status& pinned) {
+        for (const auto& pin : pins) pin(pinned);
+      });
       if (block->history_dirty) PersistHistory(block);
     }
     done(std::move(status));
-    for (auto& next : std::exchange(block->banked, {})) Persist(block, std::move(next));
+    if (block->pins_on_way == 0)
+      for (auto& next : std::exchange(block->banked, {})) Persist(block, std::move(next));
   });
 }
 
@@ -247,27 +254,44 @@ void Store::Impl::PersistHistory(const BlockRef& block) {
   });
 }
 
-void Store::Impl::PersistPin(const Block& block) {
-  auto write = [this](SpillStore& store, record::BlockMeta row) {
+void Store::Impl::PersistPin(const BlockRef& ref, std::function<void(Status)> done) {
+  Block& block = *ref;
+  auto write = [this](SpillStore& store, record::BlockMeta row, std::function<void(Status)> wrote) {
     ++in_flight;
-    store.PutBlock({std::move(row), {}}, [this](const Status& status) {
+    store.PutBlock({std::move(row), {}}, [this, wrote = std::move(wrote)](Status status) {
       --in_flight;
       if (!status.ok()) LogWarn("a pin was not stored: {}", status.ToString());
+      wrote(std::move(status));
       if (in_flight == 0 && on_idle) on_idle();
     });
   };
-  // A write that is under way carries the block as it was: its end asks again.
-  if (bank != nullptr && block.bank && block.in_bank && !block.banking &&
-      (block.bank->pinned != block.pinned || block.bank->expires_at_ms != block.expires_at_ms)) {
-    block.bank->pinned = block.pinned;
-    block.bank->expires_at_ms = block.expires_at_ms;
-    write(*bank, *block.bank);
-  }
-  if (SpillHolds(block) && block.in_spill && !block.spilling) {
+  if (SpillHolds(block) && block.in_spill && !block.spilling) {  // else its end asks again
     record::BlockMeta row = MetaOf(block);
     row.history_bytes = block.history_on_disk;
-    write(*spill, std::move(row));
+    write(*spill, std::move(row), [](const Status&) {});
   }
+  if (block.banking) {  // that write carries the block as it was: this comes after it
+    block.pins.push_back(std::move(done));
+    return;
+  }
+  const bool differs = block.bank && (block.bank->pinned != block.pinned ||
+                                      block.bank->expires_at_ms != block.expires_at_ms);
+  // One on its way with the same is not synced yet: another row, for its answer.
+  if (bank == nullptr || !block.in_bank || !block.bank || (!differs && block.pins_on_way == 0)) {
+    done({});
+    return;
+  }
+  const auto before = std::pair(block.bank->pinned, block.bank->expires_at_ms);
+  block.bank->pinned = block.pinned;
+  block.bank->expires_at_ms = block.expires_at_ms;
+  ++block.pins_on_way;
+  write(*bank, *block.bank, [this, ref, before, done = std::move(done)](Status status) {
+    --ref->pins_on_way;
+    if (!status.ok() && ref->bank) std::tie(ref->bank->pinned, ref->bank->expires_at_ms) = before;
+    done(std::move(status));
+    if (ref->pins_on_way == 0 && !ref->banking)
+      for (auto& next : std::exchange(ref->banked, {})) Persist(ref, std::move(next));
+  });
 }
 
 bool Store::Impl::BankHolds(const Block& block) const {
@@ -336,7 +360,8 @@ void Store::Impl::Spill(const BlockRef& block) {
                block->spill_revision = revision;
                block->history_on_disk = history;
                ++counts.spilled_blocks;
-               if (wrote != std::pair(block->pinned, block->expires_at_ms)) PersistPin(*block);
+               if (wrote != std::pair(block->pinned, block->expires_at_ms))
+                 PersistPin(block, [](const Status&) {});
                if (block->state() == BlockState::kResident && SpillHolds(*block) &&
                    block->leases == 0 && block->writers.empty())
                  ToSpilled(*block);

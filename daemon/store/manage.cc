@@ -42,28 +42,34 @@ void Store::Impl::SetPinned(Block& block, bool pinned) {
   if (pinned) pinned_bytes += block.pinned_bytes = block.segment_bytes();
 }
 
-wire::CountReply Store::Pin(const Caller& caller, const wire::Pin& request) {
+void Store::Pin(const Caller& caller, const wire::Pin& request,
+                std::function<void(wire::CountReply)> done) {
   Impl& s = *impl_;
-  wire::CountReply reply;
+  auto reply = std::make_shared<wire::CountReply>();
+  auto waiting = std::make_shared<size_t>(1);
+  auto finish = [reply, waiting, done = std::move(done)](const Status& status) {
+    if (!status.ok() && reply->status.ok()) reply->status = status;
+    if (--*waiting == 0) done(*reply);
+  };
   const auto share = static_cast<uint64_t>(static_cast<double>(s.Limit()) * s.options.floor_share);
+  Status refused;
   for (const BlockHash& hash : request.hashes) {
     BlockRef block = s.blocks.Find({caller.tenant, request.context, hash});
     s.DropIfExpired(&block);
     if (!block || !block->visible() || s.Expired(*block)) continue;
     if (request.pinned && !block->pinned && s.pinned_bytes + block->segment_bytes() > share) {
-      reply.status = Status(StatusCode::kRetry,
-                            "pinned blocks reach their share of the budget "
-                            "(budget.floor_share)",
-                            1000);
-      return reply;
+      refused = {StatusCode::kRetry,
+                 "pinned blocks reach their share of the budget (budget.floor_share)", 1000};
+      break;
     }
     s.SetPinned(*block, request.pinned);
     block->expires_at_ms = request.ttl_ms == 0 ? 0 : s.clock.UnixMillis() + request.ttl_ms;
-    s.PersistPin(*block);
+    ++reply->count;
+    ++*waiting;
+    s.PersistPin(block, finish);
     s.BookLater(*block);
-    ++reply.count;
   }
-  return reply;
+  finish(refused);
 }
 
 void Store::BankDrop(const Caller& caller, const wire::BankDrop& request,

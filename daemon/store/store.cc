@@ -115,6 +115,7 @@ void Store::Impl::Gone(Block& block, bool on_disk_too) {
     loop.Post([waiter = std::move(waiter)] {
       waiter({StatusCode::kCancelled, "the block was dropped"});
     });
+  for (auto& waiter : std::exchange(block.pins, {})) loop.Post([waiter] { waiter({}); });
   if (block.pinned) pinned_bytes -= std::exchange(block.pinned_bytes, 0);
   leases.Forget(block);
   BlockRef keep = blocks.Find(block.key);
@@ -133,6 +134,7 @@ Store::~Store() {
   impl_->blocks.ForEach([](Block& block) {
     block.loaded.clear();
     block.banked.clear();
+    block.pins.clear();
   });
   impl_->folds.clear();
   impl_->drop.reset();

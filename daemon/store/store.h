@@ -100,7 +100,10 @@ class Store {
 
   wire::CountReply Delete(const Caller& caller, const wire::Delete& request);
   wire::CountReply Clear(const Caller& caller, const wire::Clear& request);
-  wire::CountReply Pin(const Caller& caller, const wire::Pin& request);
+  // Of a block that the bank has, `done` runs when the bank has synced the pin too (else inside the
+  // call). A bank that fails: its status; the pins hold until a restart.
+  void Pin(const Caller& caller, const wire::Pin& request,
+           std::function<void(wire::CountReply)> done);
   void BankDrop(const Caller& caller, const wire::BankDrop& request,
                 std::function<void(wire::CountReply)> done);
   wire::GetBasisReply GetBasis(const Caller& caller, const wire::GetBasis& request,

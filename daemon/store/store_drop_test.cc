@@ -255,7 +255,7 @@ TEST(Drop, HigherClassesAndPinnedBlocksStayWhole) {
   pin.context = s.context;
   pin.hashes = {StoreHarness::Name(3)};
   pin.pinned = true;
-  ASSERT_EQ(s.store->Pin(s.caller, pin).count, 1u);
+  ASSERT_EQ(s.Pin(pin).count, 1u);
   s.Wait();
   for (uint64_t mask : s.Masks(1)) EXPECT_EQ(mask, ~uint64_t{0});
   for (uint64_t mask : s.Masks(2)) EXPECT_EQ(mask, 0u);

@@ -172,6 +172,13 @@ struct StoreHarness {
     put.durability = durability;
     return Put(put, Data(n)).status;
   }
+  // Settled: INTERNAL where no answer came.
+  wire::CountReply Pin(const wire::Pin& pin) {
+    wire::CountReply reply{Internal("the pin never ended"), 0};
+    store->Pin(caller, pin, [&](wire::CountReply r) { reply = std::move(r); });
+    Settle();
+    return reply;
+  }
   wire::LookupReply Lookup(std::vector<uint64_t> numbers,
                            QualityClass floor = QualityClass::kSmall) {
     wire::Lookup look;

@@ -153,8 +153,9 @@ struct Store::Impl {
                   std::function<void(Status)> done);
   void Persist(const BlockRef& block, std::function<void(Status)> done);
   void PersistHistory(const BlockRef& block);
-  // Its rows, where a disk has the block: pinned or not, and till when it lives.
-  void PersistPin(const Block& block);
+  // Its rows, where a disk has the block: pinned or not, and till when it lives. `done`: the bank,
+  // if it has the block, has synced that.
+  void PersistPin(const BlockRef& block, std::function<void(Status)> done);
   void Spill(const BlockRef& block);
   // The bank has all that was committed of it, not only its first writer's shard.
   bool BankHolds(const Block& block) const;

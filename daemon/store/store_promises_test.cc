@@ -176,7 +176,7 @@ TEST(StorePromises, PinDoesNotWakeTheExpired) {
   StoreHarness s;
   ASSERT_TRUE(PutFor(s, 1, 1000, Durability::kVolatile).ok());
   s.clock.Advance(std::chrono::seconds(5));
-  EXPECT_EQ(s.store->Pin(s.caller, {s.context, {StoreHarness::Name(1)}, true, 0}).count, 0u);
+  EXPECT_EQ(s.Pin({s.context, {StoreHarness::Name(1)}, true, 0}).count, 0u);
   EXPECT_EQ(s.Lookup({1}).run, 0u);
 }
 

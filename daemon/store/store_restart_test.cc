@@ -19,7 +19,7 @@ bool Pinned(const StoreHarness& s, uint64_t n) {
 }
 
 void Pin(StoreHarness& s, uint64_t n, bool pinned, uint32_t ttl_ms = 0) {
-  ASSERT_EQ(s.store->Pin(s.caller, {s.context, {StoreHarness::Name(n)}, pinned, ttl_ms}).count, 1u);
+  ASSERT_EQ(s.Pin({s.context, {StoreHarness::Name(n)}, pinned, ttl_ms}).count, 1u);
 }
 
 TEST(StoreRestart, PinsOfTheBankSurviveAKill) {
@@ -56,14 +56,67 @@ TEST(StoreRestart, APinThatComesWhileTheBankWritesIsInTheRow) {
         {v.k, v.v, v.k_token_stride, v.k_head_stride, v.v_token_stride, v.v_head_stride, v.dtype});
   s.store->Put(s.caller, put, from, {}, [](wire::PutReply) {});
   s.Settle();
-  Pin(s, 1, true, 60'000);
+  wire::CountReply pinned;
+  s.store->Pin(s.caller, {s.context, {StoreHarness::Name(1)}, true, 60'000},
+               [&](wire::CountReply r) { pinned = std::move(r); });
+  s.Settle();
+  EXPECT_EQ(pinned.count, 0u) << "answered before the bank";
   s.bank->ReleaseAll();
   s.Settle();
+  EXPECT_EQ(pinned.count, 1u);
   s.Crash();
   s.Settle();
   EXPECT_TRUE(Pinned(s, 1));
   s.clock.Advance(std::chrono::seconds(61));
   EXPECT_EQ(s.Lookup({1}).run, 0u) << "and for as long as it was pinned";
+}
+
+// What is answered is synced: of each row, also where one with the same in it is on its way.
+TEST(StoreRestart, APinOfADurableBlockIsAnsweredWhenTheBankHasSyncedIt) {
+  StoreHarness s;
+  ASSERT_TRUE(s.PutBlock(1, 0, QualityClass::kBalanced, Durability::kPersistent).ok());
+  ASSERT_TRUE(s.PutBlock(2, 0).ok());
+  std::vector<std::string> answers;
+  const auto pin = [&](uint64_t n, const std::string& name) {
+    s.store->Pin(s.caller, {s.context, {StoreHarness::Name(n)}, true, 60'000},
+                 [&answers, name](const wire::CountReply& reply) {
+                   answers.push_back(name + " " + std::string(StatusName(reply.status.code())));
+                 });
+  };
+  wire::Put again = s.Request(1, 0);
+  again.durability = Durability::kPersistent;
+  again.ttl_ms = 60'000;
+  auto data = StoreHarness::Data(1);
+  std::vector<KvView> from;
+  for (const auto& v : StoreHarness::Views(data, 0, kLayers, 0))
+    from.push_back(
+        {v.k, v.v, v.k_token_stride, v.k_head_stride, v.v_token_stride, v.v_head_stride, v.dtype});
+
+  s.bank->Hold();
+  pin(1, "first");
+  pin(1, "second");
+  pin(2, "volatile");
+  s.store->Put(s.caller, again, from, {}, [&](const wire::PutReply& reply) {
+    answers.push_back("put " + std::string(StatusName(reply.status.code())));
+  });
+  s.Settle();
+  EXPECT_EQ(answers, (std::vector<std::string>{"volatile OK"}));
+  s.bank->Release(1);
+  s.Settle();
+  EXPECT_EQ(answers.size(), 2u);
+  s.bank->ReleaseAll();
+  s.Settle();
+  EXPECT_EQ(answers, (std::vector<std::string>{"volatile OK", "first OK", "second OK", "put OK"}));
+
+  // One that the bank refuses holds till a restart, and the next is asked of the bank again.
+  s.bank->FailNext(1, Internal("a fault"));
+  const wire::Pin let_go{s.context, {StoreHarness::Name(1)}, false, 0};
+  EXPECT_EQ(s.Pin(let_go).status.code(), StatusCode::kInternal);
+  EXPECT_FALSE(Pinned(s, 1));
+  EXPECT_TRUE(s.Pin(let_go).status.ok());
+  s.Crash();
+  s.Settle();
+  EXPECT_FALSE(Pinned(s, 1));
 }
 
 TEST(StoreRestart, PinsOfTheSpillSurviveAStop) {

@@ -171,7 +171,11 @@ void Model::Pin() {
       t.latest_end = std::max(t.latest_end, Now() + pin.ttl_ms);
   }
   Say("pin", b, "at " + std::to_string(Now()) + " for " + std::to_string(pin.ttl_ms));
-  s_.store->Pin(Somebody(), pin);
+  ++pending_;
+  s_.store->Pin(Somebody(), pin, [this](const wire::CountReply& reply) {
+    --pending_;
+    Expect(reply.status, {StatusCode::kOk, StatusCode::kRetry});
+  });
 }
 
 void Model::Report() {
