@@ -115,7 +115,7 @@ class Server:
         self._folder = daemons / setting.name.replace(" ", "-").replace("/", "_")
         shutil.rmtree(self._folder, ignore_errors=True)
         uids = f"uids = {[os.getuid(), *setting.uids]}\n" if setting.uids else ""
-        self._daemon = Daemon(binary, self._folder, ARENA + setting.config, server=uids)
+        self._daemon = Daemon(binary, self._folder, ARENA + setting.config, "cpu", uids)
         self._count = 0
 
     def __enter__(self) -> Server:
