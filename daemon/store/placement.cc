@@ -139,7 +139,7 @@ void Store::Impl::Book(Block& block, Segment& s) {
   const BasisName basis = s.basis != 0 ? s.basis : ctx.CurrentBasis(s.layer);
   s.booked = ctx.Ladders(*policy, s.layer, basis, block.quality);
   if (!s.booked) return;
-  s.booked_h = Log2Byte(block.reuse.At(clock.UnixMillis(), options.reuse_half_life_s));
+  s.booked_h = Log2Byte(block.reuse.Weight(clock.UnixMillis(), options.reuse_half_life_s));
   s.booked_frozen = Frozen(block);
   s.booked_observed = std::any_of(block.history.begin(), block.history.end(), [&](const auto& h) {
     return h.Covers(s.layer) && h.observed(s.layer);
