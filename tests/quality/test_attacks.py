@@ -33,7 +33,8 @@ def _victims_bits(config: Config, name: str, documents: list[attacks.Capture]) -
     return ours.mean_bits("k") + ours.mean_bits("v")
 
 
-# Share of its bits that it keeps. Reuse may cost it a bit in all: measured .75, without a bound .20.
+# Share of its bits that it keeps. Reuse, bounded in the price, still costs some: measured .75 to .77,
+# without the bound .20.
 @pytest.mark.parametrize(("attack", "least"), [("one token", 0.9), ("hits", 0.65)])
 def test_a_hostile_tenant_takes_little(
     bits: dict[str, float], attack: str, least: float
