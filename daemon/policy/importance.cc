@@ -90,6 +90,10 @@ double Reuse::At(int64_t now_ms, double half_life_s) const {
   return std::max(1.0, double{hits} * std::exp2(-age_s / std::max(half_life_s, 1e-3)));
 }
 
+double Reuse::Weight(int64_t now_ms, double half_life_s) const {
+  return std::min(At(now_ms, half_life_s), kMostReuse);
+}
+
 void Reuse::Hit(int64_t now_ms, double half_life_s) {
   hits = static_cast<float>(std::min(At(now_ms, half_life_s) + 1, 1e6));
   at_ms = now_ms;

@@ -57,11 +57,16 @@ class EnergyMeans {
   std::vector<std::vector<Means>> cells_;
 };
 
+inline constexpr double kMostReuse = 4;  // of a block's weight in the price
+
 // Reuse of a block: decayed count of its hits, never below 1 (design 2).
 struct Reuse {
   float hits = 1;
   int64_t at_ms = 0;
   double At(int64_t now_ms, double half_life_s) const;
+  // What the price multiplies by. A reader makes hits at will, of its own blocks: without a bound
+  // one tenant's lookups grind another's blocks to their floor. Two octaves are one bit.
+  double Weight(int64_t now_ms, double half_life_s) const;
   void Hit(int64_t now_ms, double half_life_s);
 };
 

@@ -85,6 +85,15 @@ TEST(Importance, ReuseHalvesToItsFloor) {
   EXPECT_EQ(h.At(-5, 600), h.At(0, 600));  // a clock that went back
 }
 
+TEST(Importance, ReuseWeighsNoMoreThanItsBound) {
+  Reuse h;
+  for (int i = 0; i < 2; ++i) h.Hit(0, 600);
+  EXPECT_NEAR(h.Weight(0, 600), 3, 1e-3);
+  for (int i = 0; i < 1000; ++i) h.Hit(0, 600);
+  EXPECT_EQ(h.Weight(0, 600), kMostReuse);
+  EXPECT_NEAR(h.At(0, 600), 1003, 1e-2);  // which block leaves memory first still goes by the count
+}
+
 TEST(Log2Byte, RoundsAndSaturates) {
   EXPECT_EQ(Log2Byte(1), 0);
   EXPECT_EQ(Log2Byte(2), 8);

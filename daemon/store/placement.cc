@@ -144,7 +144,7 @@ void Store::Impl::Book(Block& block, Segment& s) {
   s.booked_observed = std::any_of(block.history.begin(), block.history.end(), [&](const auto& h) {
     return h.Covers(s.layer) && h.observed(s.layer);
   });
-  s.booked_h = Log2Byte(block.reuse.At(clock.UnixMillis(), options.reuse_half_life_s));
+  s.booked_h = Log2Byte(block.reuse.Weight(clock.UnixMillis(), options.reuse_half_life_s));
   if (!s.booked_observed && clock.Now() < block.young_until) s.booked_h += YoungEighths();
   book.Add(block.key.tenant, AsPriced(block, s, block.cells));
 }

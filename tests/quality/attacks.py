@@ -2,7 +2,8 @@
 
 Two tenants share a daemon. The victim puts one passage with honest reports, the other tenant another
 one, and attacks while there is room, which is when it counts most: bits never come back. Then both
-are pressed into one byte budget, that of two such documents at 6 x. By name of the row:
+are pressed into one byte budget, that of two such documents at 6 x (4.5 x where a basis is learned).
+By name of the row:
 
 nobody        there is none; the victim has the budget of one document
 honest        reports as a worker does
@@ -39,7 +40,7 @@ from smollm2 import Config
 from worker import Prepared
 
 HOSTILE_UID = 65534
-RATIO = 6.0
+RATIO, LEARNED_RATIO = 6.0, 4.5  # class balanced without omega ends at 6: near it blocks are spilled
 VICTIM, OTHER = "policy", "gitmanual"  # tuning passages: nothing is chosen, nothing reported
 LEARN = ("essay", "faq")
 ROWS = ("nobody", "honest", "everything", "one token", "hits", "good basis", "bad basis")
@@ -50,7 +51,8 @@ def setting_of(name: str) -> Setting:
     learns = name.endswith("basis")
     profile = b"" if learns else profile_of(PROFILE)
     quality = "balanced" if learns else "small"
-    return Setting(f"attack {name}", RATIO, profile, uids=(HOSTILE_UID,), quality=quality)
+    ratio = LEARNED_RATIO if learns else RATIO
+    return Setting(f"attack {name}", ratio, profile, uids=(HOSTILE_UID,), quality=quality)
 
 
 def hostile_reports(server: Server, hashes: list[bytes], tokens: int, name: str) -> None:
@@ -138,7 +140,8 @@ def share(
     """Both tenants' documents as they are served under one budget, the victim's first."""
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         os.chmod(folder, 0o755)
-        server = Server(setting_of(name), config, binary, pathlib.Path(folder))
+        setting = setting_of(name)
+        server = Server(setting, config, binary, pathlib.Path(folder))
         server.start()
         stack.callback(server.stop)
         pipe = None
@@ -152,7 +155,7 @@ def share(
         if pipe is not None:
             pipe.send("go on")
             _said(pipe)
-        server.set_budget(victim, RATIO, copies=1 if pipe is None else 2)
+        server.set_budget(victim, setting.ratio, copies=1 if pipe is None else 2)
         server.settle()
         ours, theirs = server.fetch(victim, hashes), None
         if pipe is not None:

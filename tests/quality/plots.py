@@ -42,19 +42,19 @@ def draw_policies(folder: pathlib.Path, out: pathlib.Path) -> bool:
     """Whether there was anything to draw."""
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(13, 6), constrained_layout=True)
     colours = {"main": "tab:blue", "policies": "tab:red", "distilled": "tab:green"}
-    drawn = False
+    drawn, count = False, 0
     for table, colour in colours.items():
         for row in rows_of(folder, table):
             if "filling" in row.name:
                 continue
             x, y = float(np.mean(row.ratio)), max(float(np.mean(row.kl)), 1e-5)
             left.scatter(x, y, color=colour, s=16)
-            left.annotate(row.name, (x, y), fontsize=6, xytext=(3, 2), textcoords="offset points")
+            label = _beside(count := count + 1)
+            left.annotate(row.name, (x, y), **label)
             if FAR in row.retrieval and row.retrieval[FAR]:
                 lost = row.points_below(FAR)
                 right.scatter(x, lost, color=colour, s=16)
-                right.annotate(row.name, (x, lost), fontsize=6, xytext=(3, 2),
-                               textcoords="offset points")  # fmt: skip
+                right.annotate(row.name, (x, lost), **label)
             drawn = True
     left.set(xlabel="ratio, all bytes counted", ylabel="KL, nats a token", xscale="log", yscale="log")
     right.set(xlabel="ratio", ylabel="far retrieval: points below the full cache", xscale="log")
@@ -64,6 +64,13 @@ def draw_policies(folder: pathlib.Path, out: pathlib.Path) -> bool:
         axis.set_xticks([], minor=True)
     _save(figure, out / "policies.png", drawn)
     return drawn
+
+
+def _beside(number: int) -> dict[str, Any]:
+    """Where a point's name stands: by turns left and right of it, as many share a ratio."""
+    side = -1 if number % 2 else 1
+    return {"fontsize": 6, "xytext": (4 * side, -2), "textcoords": "offset points",
+            "ha": "right" if side < 0 else "left"}  # fmt: skip
 
 
 def draw_bits(folder: pathlib.Path, out: pathlib.Path) -> bool:
