@@ -80,6 +80,8 @@ int Main(int argc, char** argv) {
 
   LogOptions log;
   if (auto level = ParseLogLevel(options->log.level); level.ok()) log.level = *level;
+  if (auto format = ParseLogFormat(options->log.format); format.ok()) log.format = *format;
+  log.file = options->log.file;
   if (const Status started = StartLog(log); !started.ok()) {
     fmt::print(stderr, "dynacompressd: {}\n", started.ToString());
     return 1;

@@ -9,6 +9,7 @@
 #include <memory>
 #include <mutex>
 
+#include "client/base/json_text.h"
 #include "client/base/os.h"
 
 namespace dyna {
@@ -36,6 +37,7 @@ struct Sink {
 };
 
 std::atomic<LogLevel> threshold{LogLevel::kInfo};
+std::atomic<bool> escapes{false};         // lines go into a JSON string
 std::atomic<uint64_t> dropped_before{0};  // by sinks that are stopped
 std::mutex mutex;                         // held for a push only, never for writing
 Sink& CurrentSink() {
@@ -54,6 +56,12 @@ Result<LogLevel> ParseLogLevel(std::string_view name) {
   return Invalid("log level \"" + std::string(name) + "\": one of debug, info, warn, error, off");
 }
 
+Result<LogFormat> ParseLogFormat(std::string_view name) {
+  if (name == "text") return LogFormat::kText;
+  if (name == "json") return LogFormat::kJson;
+  return Invalid("log format \"" + std::string(name) + "\": one of text, json");
+}
+
 Status StartLog(const LogOptions& options) {
   Sink next;
   try {
@@ -68,7 +76,10 @@ Status StartLog(const LogOptions& options) {
     next.logger = std::make_shared<spdlog::async_logger>(
         "dyna", std::move(sink), next.pool, spdlog::async_overflow_policy::overrun_oldest);
     next.logger->set_level(spdlog::level::trace);  // `threshold` decides
-    next.logger->set_pattern("%Y-%m-%dT%H:%M:%S.%e%z %l %v");
+    next.logger->set_pattern(
+        options.format == LogFormat::kJson
+            ? R"({"time":"%Y-%m-%dT%H:%M:%S.%e%z","level":"%l","message":"%v"})"
+            : "%Y-%m-%dT%H:%M:%S.%e%z %l %v");
     next.logger->flush_on(spdlog::level::warn);
   } catch (const std::exception& error) {
     return {StatusCode::kInternal, std::string("log: ") + error.what()};
@@ -76,6 +87,7 @@ Status StartLog(const LogOptions& options) {
   StopLog();
   threshold = options.level;
   std::lock_guard lock(mutex);
+  escapes = options.format == LogFormat::kJson;
   CurrentSink() = std::move(next);
   return Status::Ok();
 }
@@ -86,6 +98,7 @@ void StopLog() {
     std::lock_guard lock(mutex);
     last = std::move(CurrentSink());
     CurrentSink() = {};
+    escapes = false;
   }
   if (!last.logger) return;
   dropped_before += last.pool->overrun_counter();
@@ -106,6 +119,8 @@ uint64_t DroppedLogLines() {
 
 void LogLine(LogLevel level, std::string_view line) {
   std::lock_guard lock(mutex);
+  std::string escaped;
+  if (escapes) line = escaped = JsonEscape(line);
   if (const auto& logger = CurrentSink().logger) {
     logger->log(ToSpdlog(level), spdlog::string_view_t(line.data(), line.size()));
   } else {

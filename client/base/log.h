@@ -18,10 +18,14 @@ namespace dyna {
 enum class LogLevel : uint8_t { kDebug, kInfo, kWarn, kError, kOff };
 Result<LogLevel> ParseLogLevel(std::string_view name);  // "debug", "info", "warn", "error", "off"
 
+enum class LogFormat : uint8_t { kText, kJson };          // kJson: one object a line
+Result<LogFormat> ParseLogFormat(std::string_view name);  // "text", "json"
+
 struct LogOptions {
   LogLevel level = LogLevel::kInfo;
   std::string file;  // empty: stderr
   size_t queue_lines = 8192;
+  LogFormat format = LogFormat::kText;
 };
 
 Status StartLog(const LogOptions& options);

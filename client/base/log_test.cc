@@ -60,10 +60,37 @@ TEST(LogTest, DropsAndCountsWhenTheSinkIsStuck) {
   EXPECT_FALSE(drained.empty());
 }
 
+TEST(LogTest, JsonIsOneObjectALine) {
+  const std::string path = testing::TempDir() + "/dyna_log_test.json";
+  ::remove(path.c_str());
+  ASSERT_TRUE(StartLog({LogLevel::kInfo, path, 64, LogFormat::kJson}).ok());
+  LogWarn("model \"{}\" in {}", "a\nb\t\x01\x7f", "C:\\x {%v}");
+  LogInfo("{}", "\xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80");                // UTF-8 stays
+  LogInfo("{}", "\xff.\xc0\x80.\xed\xa0\x80.\xf4\x90\x80\x80.\xe2\x82");  // what is none
+  StopLog();
+  std::istringstream lines(Read(path));
+  std::string line;
+  const auto message = [&] {
+    std::getline(lines, line);
+    const std::string key = ",\"message\":";
+    const auto at = line.find(key);
+    EXPECT_EQ(line.rfind("{\"time\":\"20", 0), 0u) << line;
+    return at == std::string::npos ? line : line.substr(at + key.size());
+  };
+  EXPECT_EQ(message(), R"("model \"a\nb\u0009\u0001\u007f\" in C:\\x {%v}"})");
+  EXPECT_NE(line.find("\"level\":\"warning\""), std::string::npos) << line;
+  EXPECT_EQ(message(), "\"\xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80\"}");
+  const std::string bad = "\\ufffd";
+  EXPECT_EQ(message(), "\"" + bad + "." + bad + bad + "." + bad + bad + bad + "." + bad + bad +
+                           bad + bad + "." + bad + bad + "\"}");
+  EXPECT_FALSE(std::getline(lines, line)) << line;
+}
+
 TEST(LogTest, RefusesWhatItCannotOpen) {
   EXPECT_EQ(StartLog({LogLevel::kInfo, "/dev/null/x.log", 16}).code(), StatusCode::kInternal);
   EXPECT_EQ(ParseLogLevel("loud").status().code(), StatusCode::kInvalid);
   EXPECT_EQ(*ParseLogLevel("warn"), LogLevel::kWarn);
+  EXPECT_EQ(ParseLogFormat("xml").status().code(), StatusCode::kInvalid);
 }
 
 }  // namespace

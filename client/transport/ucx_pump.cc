@@ -83,7 +83,11 @@ void UcxPump::Tick() {
     if (error || !self->worker_) return;
     // A loop that got no time for a while finds tick and event due at once: that is no rescue.
     const bool told = Readable(self->worker_->event_fd());
-    if (self->sleeping_ && self->worker_->stats().channels > 0 && self->worker_->Progress() > 0) {
+    // A channel that was closed with requests under way is none any more: its end needs us still.
+    const bool owed = self->worker_->operations() > 0;
+    self->active_ |= owed;
+    if (self->sleeping_ && (owed || self->worker_->stats().channels > 0) &&
+        self->worker_->Progress() > 0) {
       self->rescued_ += !told;
       self->active_ = true;
       self->Kick();

@@ -27,6 +27,7 @@ class UcxWorkerApi {
                                                    const ChannelOptions& options,
                                                    FrameSink* sink) = 0;
   virtual UcxStats stats() const = 0;
+  virtual uint64_t operations() const = 0;  // requests that UCX has not ended
 
   // For the pump. Readable when Progress() would find work, once Arm() said true. Never read it.
   virtual int event_fd() const = 0;
@@ -44,7 +45,7 @@ struct UcxHost {
 };
 
 // The one symbol that is looked up. The number changes with every interface above.
-inline constexpr int kUcxAbi = 1;
+inline constexpr int kUcxAbi = 2;
 inline constexpr char kUcxCreateSymbol[] = "DynaUcxCreate";
 using UcxCreateFunction = void (*)(int abi, const UcxOptions& options, const UcxHost& host,
                                    Result<std::shared_ptr<UcxWorkerApi>>* worker);

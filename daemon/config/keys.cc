@@ -150,6 +150,8 @@ constexpr Key<Options> kKeys[] = {
     {KEY(log.level), OneOf("debug|info|warn|error|off"), When::kReload,
      "debug, info, warn, error, off: the least severe line that is written"},
     {KEY(log.file), kText, When::kRestart, "path that lines are appended to; \"\": stderr"},
+    {KEY(log.format), OneOf("text|json"), When::kRestart,
+     "text, json: how a line is written; json: an object with time, level and message"},
 };
 
 namespace tenant {

@@ -201,6 +201,8 @@ struct LogOptions {
   std::string level = "info";
   // path that lines are appended to; "": stderr
   std::string file;
+  // text, json: how a line is written; json: an object with time, level and message
+  std::string format = "text";
 };
 
 struct Options {

@@ -41,6 +41,7 @@ class UcxWorker final : public UcxWorkerApi, public std::enable_shared_from_this
   ucp_worker_h handle() const { return worker_.get(); }
   Executor& executor() { return *host_.executor; }
   void Kick() { host_.kick(); }
+  uint64_t operations() const override { return operations_; }
   void OperationStarted() { ++operations_; }
   void OperationEnded() { --operations_; }
   void EndpointFailed() { ++stats_.endpoint_errors; }
