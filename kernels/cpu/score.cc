@@ -4,10 +4,10 @@
 #include <bit>
 #include <cmath>
 #include <limits>
-#include <string>
 #include <vector>
 
 #include "kernels/cpu/jobs.h"
+#include "kernels/score_plan.h"
 
 namespace dyna::cpu {
 namespace {
@@ -25,8 +25,9 @@ class Scorer {
       : ops_(ops), scratch_(scratch), rope_(rope), job_(job) {}
 
   Status Run() {
-    DYNA_RETURN_IF_ERROR(Prepare());
-    for (int head = 0; head < kv_heads_; ++head) {
+    DYNA_ASSIGN_OR_RETURN(plan_, ScorePlan::Of(job_));
+    d_ = plan_.d;
+    for (int head = 0; head < plan_.kv_heads; ++head) {
       GatherQueries(head);
       FindDenominators(head);
       AddWeights(head);
@@ -35,102 +36,35 @@ class Scorer {
   }
 
  private:
-  Status Prepare() {
-    if (job_.chain.empty()) return Invalid("chain: empty");
-    for (size_t i = 0; i < job_.chain.size(); ++i) {
-      DYNA_ASSIGN_OR_RETURN(SegmentView view,
-                            ParseSegment(job_.chain[i].segment, job_.chain[i].basis));
-      const SegmentId& id = view.id();
-      if (id.block_index != i)
-        return Invalid("chain: block " + std::to_string(id.block_index) + " where " +
-                       std::to_string(i) + " belongs");
-      if (!views_.empty()) {
-        const SegmentId& first = views_[0].id();
-        if (id.layer != first.layer || id.head0 != first.head0 || id.kv_heads != first.kv_heads ||
-            id.head_dim != first.head_dim)
-          return Invalid("chain: blocks of several layers or head ranges");
-      }
-      if (DTypeBytes(id.dtype) == 1) return Unsupported("chain: fp8 contexts are not scored");
-      views_.push_back(view);
-    }
-    d_ = views_[0].id().head_dim;
-    kv_heads_ = views_[0].id().kv_heads;
-    const size_t row = static_cast<size_t>(job_.q_heads) * static_cast<size_t>(d_);
-    if (job_.q_heads == 0 || job_.q_heads % kv_heads_ != 0)
-      return Invalid("q_heads: not a multiple of kv_heads");
-    if (job_.queries.empty() || job_.queries.size() % row != 0)
-      return Invalid("queries: not [W][q_heads][head_dim]");
-    const size_t window = job_.queries.size() / row;
-    if (window > kBlockTokens) return TooLarge("queries: more than 64 positions");
-    if (!job_.lse.empty() && job_.lse.size() != window * job_.q_heads)
-      return Invalid("lse: not [W][q_heads]");
-    if (job_.relative.size() != static_cast<size_t>(kv_heads_) * views_.size() * kBlockTokens)
-      return Invalid("relative: not [kv_heads][chain * 64]");
-    for (const float q : job_.queries)
-      if (!std::isfinite(q)) return Invalid("queries: not finite");
-    for (const float l : job_.lse)
-      if (!std::isfinite(l)) return Invalid("lse: not finite");
-    window_ = static_cast<int>(window);
-    group_ = job_.q_heads / kv_heads_;
-    return {};
-  }
-
   // Queries of a head's group, scaled: [W][group][d], padded to a multiple of 4 rows.
   void GatherQueries(int head) {
-    const int rows = window_ * group_;
+    const int rows = plan_.queries * plan_.group;
     q_.assign(static_cast<size_t>((rows + 3) / 4 * 4 * d_), 0.0f);
-    for (int w = 0; w < window_; ++w) {
+    for (int w = 0; w < plan_.queries; ++w) {
       const float* from =
-          &job_.queries[static_cast<size_t>((w * job_.q_heads + head * group_) * d_)];
-      float* to = &q_[static_cast<size_t>(w * group_ * d_)];
-      for (int i = 0; i < group_ * d_; ++i) to[i] = job_.scale * from[i];
+          &job_.queries[static_cast<size_t>((w * job_.q_heads + head * plan_.group) * d_)];
+      float* to = &q_[static_cast<size_t>(w * plan_.group * d_)];
+      for (int i = 0; i < plan_.group * d_; ++i) to[i] = job_.scale * from[i];
     }
     logits_.resize(static_cast<size_t>((rows + 3) / 4 * 4));
   }
 
-  int64_t Position(int w) const { return int64_t{job_.first_query_position} + w; }
-
-  // Lanes of `block` that query w sees, without sinks: [begin, end).
+  // Lanes of `block` that query w sees: [begin, end).
   struct Lanes {
     int begin, end;
   };
   Lanes Visible(size_t block, int w, bool sinks) const {
     const int64_t start = static_cast<int64_t>(block) * kBlockTokens;
-    int64_t begin = 0, end = Position(w) + 1 - start;
-    if (job_.window != 0) begin = Position(w) + 1 - job_.window - start;
-    if (block == 0) {
-      if (sinks) {
-        end = std::min<int64_t>(end, kPinnedTokens);
-      } else {
-        begin = std::max<int64_t>(begin, kPinnedTokens);
-      }
-    } else if (sinks) {
-      end = 0;
-    }
-    const auto clamp = [](int64_t v) {
-      return static_cast<int>(std::clamp<int64_t>(v, 0, kBlockTokens));
+    const ScorePlan::Tokens seen = plan_.Visible(w, sinks);
+    const auto clamp = [start](int64_t t) {
+      return static_cast<int>(std::clamp<int64_t>(t - start, 0, kBlockTokens));
     };
-    return {clamp(begin), std::max(clamp(begin), clamp(end))};
-  }
-  // Does any query of the window see a token of `block`?
-  bool Seen(size_t block) const {
-    const int64_t start = static_cast<int64_t>(block) * kBlockTokens;
-    if (Position(window_ - 1) < start) return false;
-    return job_.window == 0 || Position(0) + 1 - job_.window < start + kBlockTokens;
-  }
-
-  // How many tokens besides sinks query w sees: all of them, or the held ones.
-  float VisibleCount(int w) const {
-    int64_t end = Position(w) + 1;
-    if (job_.lse.empty()) end = std::min(end, static_cast<int64_t>(views_.size()) * kBlockTokens);
-    int64_t begin = kPinnedTokens;
-    if (job_.window != 0) begin = std::max(begin, Position(w) + 1 - job_.window);
-    return static_cast<float>(std::max<int64_t>(end - begin, 0));
+    return {clamp(seen.begin), clamp(seen.end)};
   }
 
   // K of a tile with its pins, then the logits of all the group's queries.
   void Logits(size_t block, int head) {
-    const SegmentView& view = views_[block];
+    const SegmentView& view = plan_.views[block];
     const TileView tile = view.tile(head);
     const Basis* basis = job_.chain[block].basis;
     TileEnv env{ops_, scratch_, d_, view.id().head0 + head, basis, nullptr};
@@ -154,51 +88,53 @@ class Scorer {
 
   // lse_[w][g]: log of the sum of exp over every visible token but the sinks.
   void FindDenominators(int head) {
-    const size_t rows = static_cast<size_t>(window_ * group_);
+    const size_t rows = static_cast<size_t>(plan_.queries * plan_.group);
     max_.assign(rows, kNoMass);
     sum_.assign(rows, 0.0f);
     lse_.assign(rows, kNoMass);
     const bool given = !job_.lse.empty();
-    const size_t blocks = given ? 1 : views_.size();  // given: only what the sinks take of it
+    const size_t blocks = given ? 1 : plan_.views.size();  // given: only what the sinks take of it
     for (size_t block = 0; block < blocks; ++block) {
-      if (!Seen(block)) continue;
+      if (!plan_.Seen(block)) continue;
       Logits(block, head);
       for (size_t r = 0; r < rows; ++r) {
-        const Lanes lanes = Visible(block, static_cast<int>(r) / group_, given);
+        const Lanes lanes = Visible(block, static_cast<int>(r) / plan_.group, given);
         ops_.softmax_reduce(logits_[r].lanes, lanes.begin, lanes.end, &max_[r], &sum_[r]);
       }
     }
     for (size_t r = 0; r < rows; ++r) {
       const float mass = sum_[r] > 0 ? max_[r] + std::log(sum_[r]) : kNoMass;
       if (!given) {
-        lse_[r] = mass;
+        // Of dropped tokens alone it would give them their weight back.
+        lse_[r] = max_[r] > .5f * kUnseen ? mass : 0;
         continue;
       }
-      const size_t w = r / static_cast<size_t>(group_), g = r % static_cast<size_t>(group_);
-      const float lse = job_.lse[w * job_.q_heads + static_cast<size_t>(head * group_) + g];
+      const size_t w = r / static_cast<size_t>(plan_.group),
+                   g = r % static_cast<size_t>(plan_.group);
+      const float lse = job_.lse[w * job_.q_heads + static_cast<size_t>(head * plan_.group) + g];
       // A query that gives the sinks everything says nothing about the rest: bounded below.
       lse_[r] = lse + std::log(std::max(1.0f - std::exp(mass - lse), 1e-4f));
     }
   }
 
   void AddWeights(int head) {
-    const size_t length = views_.size() * kBlockTokens;
+    const size_t length = plan_.views.size() * kBlockTokens;
     float* out = &job_.relative[static_cast<size_t>(head) * length];
     std::fill_n(out, length, 0.0f);
-    for (size_t block = 0; block < views_.size(); ++block) {
-      if (!Seen(block)) continue;
+    for (size_t block = 0; block < plan_.views.size(); ++block) {
+      if (!plan_.Seen(block)) continue;
       Logits(block, head);
       float sum[kLanes] = {};
       int count[kLanes] = {};
-      for (int w = 0; w < window_; ++w) {
+      for (int w = 0; w < plan_.queries; ++w) {
         const Lanes lanes = Visible(block, w, false);
         if (lanes.begin == lanes.end) continue;
         float weight[kLanes] = {};
-        for (int g = 0; g < group_; ++g) {
-          const size_t r = static_cast<size_t>(w * group_ + g);
+        for (int g = 0; g < plan_.group; ++g) {
+          const size_t r = static_cast<size_t>(w * plan_.group + g);
           ops_.softmax_max(logits_[r].lanes, lanes.begin, lanes.end, lse_[r], weight);
         }
-        const float visible = VisibleCount(w);
+        const float visible = plan_.VisibleCount(w, job_.lse.empty());
         for (int t = lanes.begin; t < lanes.end; ++t) {
           sum[t] += weight[t] * visible;
           ++count[t];
@@ -215,10 +151,10 @@ class Scorer {
   Scratch& scratch_;
   RopeOfBlock& rope_;
   ScoreJob& job_;
-  std::vector<SegmentView> views_;
+  ScorePlan plan_;
   std::vector<float> q_, max_, sum_, lse_;
   std::vector<Plane> logits_;
-  int d_ = 0, kv_heads_ = 0, window_ = 0, group_ = 0;
+  int d_ = 0;
 };
 
 }  // namespace

@@ -195,6 +195,7 @@ TEST_P(StatisticsTest, ScoreGivesDroppedTokensNothing) {
   Drop(1, 0, kind::kNone);
   Check(182, 0, 0);
   Check(182, 0, 500);
+  Check(100, 20, 0);  // queries that see nothing else
 }
 
 TEST_P(StatisticsTest, ScoreRefusesABrokenChain) {

@@ -96,7 +96,19 @@ class CudaBackend final : public Backend {
         [](const TranscodeJob& job) { return 2 * job.segment.size() + 65536; }, &Lane::Transcode,
         [this](TranscodeJob& job) { cpu_->Transcode(std::span(&job, 1)); });
   }
-  void Score(std::span<ScoreJob> jobs) override { cpu_->Score(jobs); }
+  void Score(std::span<ScoreJob> jobs) override {
+    constexpr int kSlots = 16;  // query heads of a group that the kernels have room for
+    InChunks(
+        jobs,
+        [](const ScoreJob& job) {
+          if (job.chain.empty()) return 0;
+          const auto header = ParseSegmentHeader(job.chain[0].segment);
+          if (!header.ok() || job.q_heads > kSlots * header->id.kv_heads) return 0;
+          return static_cast<int>(header->id.head_dim);
+        },
+        [](const ScoreJob&) { return kStagedBytes; }, &Lane::Score,
+        [this](ScoreJob& job) { cpu_->Score(std::span(&job, 1)); });
+  }
   void Moments(std::span<MomentsJob> jobs) override { cpu_->Moments(jobs); }
   void QueryMoments(std::span<QueryMomentsJob> jobs) override { cpu_->QueryMoments(jobs); }
 

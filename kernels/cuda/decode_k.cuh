@@ -42,12 +42,11 @@ __device__ inline void IdentityOut(int g, int q, int e, uint32_t (&b)[2]) {
            (PlaneChannel(q, 2 * i + 1) == out ? 0x3c000000u : 0);
 }
 
-__device__ inline void StoreGroup(const TileJob& job, const LaneTokens& at,
-                                  std::byte* const (&row)[2], int G, int q,
-                                  const float (&x)[2][4]) {
+__device__ inline void StoreGroup(DType dtype, const LaneTokens& at, std::byte* const (&row)[2],
+                                  int G, int q, const float (&x)[2][4]) {
 #pragma unroll
   for (int i = 0; i < 2; ++i)
-    if (!at.skip[i]) Store4(row[i], job.dtype, 16 * G + 4 * q, x[i]);
+    if (!at.skip[i]) Store4(row[i], dtype, 16 * G + 4 * q, x[i]);
 }
 
 // Rows of dropped tokens: `mean` ([d], shared) is what their rows are before the turn.
@@ -103,9 +102,10 @@ __device__ inline void MeanOfDroppedK(const TileJob& job, const CodedTile& tile,
 template <int kGroups>
 __device__ inline void ProductOfGroup(const BasisCell& cell, const uint32_t (&y)[kGroups][4], int G,
                                       int lane, float (&x)[2][4]) {
-  float acc[2][4] = {};
+  const float4 mu = __ldg(reinterpret_cast<const float4*>(cell.mu + 16 * G + 4 * (lane % 4)));
+  float acc[2][4] = {{mu.x, mu.y, mu.x, mu.y}, {mu.z, mu.w, mu.z, mu.w}};
   // Through the cache: blocks of one cell run beside each other, and a copy in shared memory was
-  // slower.
+  // slower, as was a warp that keeps its part of B in registers for all rows.
   const auto* b = reinterpret_cast<const uint4*>(cell.b) + G * kGroups * 32 + lane;
 #pragma unroll
   for (int k = 0; k < kGroups; ++k) {
@@ -113,11 +113,10 @@ __device__ inline void ProductOfGroup(const BasisCell& cell, const uint32_t (&y)
     MmaF16(acc[0], y[k], part.x, part.y);
     MmaF16(acc[1], y[k], part.z, part.w);
   }
-  const float4 mu = __ldg(reinterpret_cast<const float4*>(cell.mu + 16 * G + 4 * (lane % 4)));
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    x[i][0] = acc[0][2 * i] + mu.x, x[i][1] = acc[0][2 * i + 1] + mu.y;
-    x[i][2] = acc[1][2 * i] + mu.z, x[i][3] = acc[1][2 * i + 1] + mu.w;
+    x[i][0] = acc[0][2 * i], x[i][1] = acc[0][2 * i + 1];
+    x[i][2] = acc[1][2 * i], x[i][3] = acc[1][2 * i + 1];
   }
 }
 
@@ -168,13 +167,16 @@ __device__ inline void DecodeK(const TileJob& job, void* shared, std::byte* stag
     }
   }
   std::byte* const row[2] = {RowAt(job.rows, at.token[0]), RowAt(job.rows, at.token[1])};
+  const DType dtype = job.dtype;
+  const RopeTables rope = TablesOf(job);
+  const BasisCell cell = job.change == Change::kBasis ? *job.cell : BasisCell{};
   if (job.table != nullptr && !TurnsInRegisters<kGroups>(job)) {
     float* exchange =
         reinterpret_cast<float*>(static_cast<std::byte*>(shared) + 17 * kD) + warp * 16 * kD;
 #pragma unroll 1
     for (int G = 0; G < kGroups; ++G) {
       float x[2][4];
-      ProductOfGroup<kGroups>(*job.cell, y, G, lane, x);
+      ProductOfGroup<kGroups>(cell, y, G, lane, x);
 #pragma unroll
       for (int i = 0; i < 2; ++i)
         *reinterpret_cast<float4*>(exchange + (8 * i + g) * kD + 16 * G + 4 * q) =
@@ -190,39 +192,40 @@ __device__ inline void DecodeK(const TileJob& job, void* shared, std::byte* stag
         for (int k = 0; k < 4; ++k)
           x[i][k] = RotateThrough(job, at.token[i], 16 * G + 4 * q + k, false,
                                   exchange + (8 * i + g) * kD);
-      StoreGroup(job, at, row, G, q, x);
+      StoreGroup(dtype, at, row, G, q, x);
     }
   } else if (job.table != nullptr && job.rope == RopeKind::kHalf) {
     if constexpr (kGroups % 2 == 0) {
 #pragma unroll 1
       for (int G = 0; G < kGroups / 2; ++G) {
         float x[2][4], far[2][4];
-        ProductOfGroup<kGroups>(*job.cell, y, G, lane, x);
-        ProductOfGroup<kGroups>(*job.cell, y, G + kGroups / 2, lane, far);
+        ProductOfGroup<kGroups>(cell, y, G, lane, x);
+        ProductOfGroup<kGroups>(cell, y, G + kGroups / 2, lane, far);
 #pragma unroll
         for (int i = 0; i < 2; ++i)
-          RotateHalves(job, at.token[i], 16 * G + 4 * q, false, x[i], far[i]);
-        StoreGroup(job, at, row, G, q, x);
-        StoreGroup(job, at, row, G + kGroups / 2, q, far);
+          RotateHalves(rope, at.token[i], 16 * G + 4 * q, false, x[i], far[i]);
+        StoreGroup(dtype, at, row, G, q, x);
+        StoreGroup(dtype, at, row, G + kGroups / 2, q, far);
       }
     }
   } else if (job.change == Change::kBasis) {
 #pragma unroll 1
     for (int G = 0; G < kGroups; ++G) {
       float x[2][4];
-      ProductOfGroup<kGroups>(*job.cell, y, G, lane, x);
+      ProductOfGroup<kGroups>(cell, y, G, lane, x);
       if (job.table != nullptr) {
 #pragma unroll
-        for (int i = 0; i < 2; ++i) RotateNeighbours(job, at.token[i], 16 * G + 4 * q, false, x[i]);
+        for (int i = 0; i < 2; ++i)
+          RotateNeighbours(rope, at.token[i], 16 * G + 4 * q, false, x[i]);
       }
-      StoreGroup(job, at, row, G, q, x);
+      StoreGroup(dtype, at, row, G, q, x);
     }
   } else {
 #pragma unroll
     for (int G = 0; G < kGroups; ++G) {
       float x[2][4];
       RowsOfPlanes(y[G], g, q, x);
-      StoreGroup(job, at, row, G, q, x);
+      StoreGroup(dtype, at, row, G, q, x);
     }
   }
   if (job.live != ~uint64_t{0}) {

@@ -132,6 +132,7 @@ __device__ inline void DecodeV(const TileJob& job, void* shared, std::byte* stag
   if (bits == 4) ProductOfCodes<kGroups, 4>(codes, at.row, gain, g, q, x);
   if (bits == 8) ProductOfCodes<kGroups, 8>(codes, at.row, gain, g, q, x);
   HadamardGroups<kGroups, 8>(x);
+  const DType dtype = job.dtype;
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     if (at.skip[i]) continue;
@@ -139,7 +140,7 @@ __device__ inline void DecodeV(const TileJob& job, void* shared, std::byte* stag
 #pragma unroll
     for (int G = 0; G < kGroups; ++G) {
       const float four[4] = {x[G][2 * i], x[G][2 * i + 1], x[G][4 + 2 * i], x[G][5 + 2 * i]};
-      Store4(row, job.dtype, 16 * G + 4 * q, four);
+      Store4(row, dtype, 16 * G + 4 * q, four);
     }
   }
   if (job.live != ~uint64_t{0}) {

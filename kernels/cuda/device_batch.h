@@ -83,6 +83,7 @@ struct DeviceDecode {
   const DeviceRope* rope = nullptr;
   uint16_t head_begin = 0, head_end = 0;  // absolute
   DeviceKv target;                        // head_begin is at head index 0
+  bool k_only = false;                    // then target.v is not looked at
   Status status;
 };
 

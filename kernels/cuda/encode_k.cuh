@@ -118,37 +118,43 @@ static __device__ __noinline__ ChannelScale RedoOctets(const TileJob& job, const
   return FinishChannel(mine, my_width, rows.rows, found);
 }
 
-// acc[m] = A of the m-th group, times all rows.
+// One step of k: acc[m] += a[m] b.
+template <int kAtOnce>
+__device__ inline void StepOfGroups(const uint4* operand, const uint4 (&a)[kAtOnce],
+                                    float (&acc)[kAtOnce][8][4]) {
+#pragma unroll
+  for (int w = 0; w < 4; ++w) {
+    const uint4 b = operand[w * 32];
+#pragma unroll
+    for (int m = 0; m < kAtOnce; ++m) {
+      const uint32_t words[4] = {a[m].x, a[m].y, a[m].z, a[m].w};
+      MmaF16(acc[m][2 * w], words, b.x, b.y);
+      MmaF16(acc[m][2 * w + 1], words, b.z, b.w);
+    }
+  }
+}
+// acc[m] = A of the m-th group, times all rows. A's part of a step is loaded a step ahead.
 template <int kGroups, int kAtOnce>
 __device__ inline void ProductOfGroups(const uint4* a_at, const uint4* operand,
                                        const WarpGroups& groups, int lane,
                                        float (&acc)[kAtOnce][8][4]) {
-  const uint4* at[kAtOnce];
-  uint4 next[kAtOnce];
-#pragma unroll
-  for (int m = 0; m < kAtOnce; ++m) {
-    at[m] = a_at + (m == 0 ? groups.first : groups.last) * kGroups * 32 + lane;
-    next[m] = __ldg(at[m]);
-  }
+  const uint4* first = a_at + groups.first * kGroups * 32 + lane;
+  const uint4* last = a_at + groups.last * kGroups * 32 + lane;
+  const auto load = [&](int k, uint4(&a)[kAtOnce]) {
+    k = min(k, kGroups - 1);
+    a[0] = __ldg(first + 32 * k);
+    if constexpr (kAtOnce == 2) a[1] = __ldg(last + 32 * k);
+  };
+  operand += lane;
+  uint4 even[kAtOnce], odd[kAtOnce];
+  load(0, even);
 #pragma unroll 1
-  for (int k = 0; k < kGroups; ++k) {
-    uint4 b[4];
-#pragma unroll
-    for (int w = 0; w < 4; ++w) b[w] = operand[(k * 4 + w) * 32 + lane];
-    uint32_t a[kAtOnce][4];
-#pragma unroll
-    for (int m = 0; m < kAtOnce; ++m) {  // a step ahead
-      a[m][0] = next[m].x, a[m][1] = next[m].y, a[m][2] = next[m].z, a[m][3] = next[m].w;
-      at[m] += k + 1 < kGroups ? 32 : 0;
-      next[m] = __ldg(at[m]);
-    }
-#pragma unroll
-    for (int w = 0; w < 4; ++w)
-#pragma unroll
-      for (int m = 0; m < kAtOnce; ++m) {
-        MmaF16(acc[m][2 * w], a[m], b[w].x, b[w].y);
-        MmaF16(acc[m][2 * w + 1], a[m], b[w].z, b[w].w);
-      }
+  for (int k = 0; k < kGroups; k += 2) {
+    load(k + 1, odd);
+    StepOfGroups<kAtOnce>(operand + 128 * k, even, acc);
+    if (kGroups % 2 != 0 && k + 1 == kGroups) break;
+    load(k + 2, even);
+    StepOfGroups<kAtOnce>(operand + 128 * (k + 1), odd, acc);
   }
 }
 
@@ -163,8 +169,7 @@ __device__ inline void EncodeK(const TileJob& job, void* shared, float* columns,
   for (int i = threadIdx.x; i < head_bytes / 16; i += kThreads)
     reinterpret_cast<uint4*>(space.head)[i] = make_uint4(0, 0, 0, 0);
   if (planes) {
-    // Scales of the wider tile lie where the codes will be.
-    OperandsOfTile<kGroups>(job, space, reinterpret_cast<float2*>(space.codes));
+    OperandsOfTile<kGroups>(job, space);
   } else {
     if (job.live != ~uint64_t{0} && job.values == 0) CheckDropped(job, kD, found);
     OperandsOfRows<kGroups>(job, space, columns, found);

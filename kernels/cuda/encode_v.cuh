@@ -2,6 +2,7 @@
 // into matrix operands, rotates, quantises, and packs through a strip of shared memory of its own.
 #pragma once
 
+#include "kernels/cuda/copy_job.cuh"
 #include "kernels/cuda/dequantise.cuh"
 #include "kernels/cuda/hadamard.cuh"
 #include "kernels/cuda/quantise_v.cuh"
@@ -98,10 +99,29 @@ __device__ inline void KeepPinnedV(const TileJob& job, const uint2 (&raw)[kGroup
   }
 }
 
-// The lane's two rows of 16 bits, or of a wider tile; token: 64 where there is no row.
+// z' of row `from` of a wider tile.
+template <int kGroups, int kBits>
+__device__ inline void LoadCoded(const CodedTile& tile, int v_exp, int from, int q,
+                                 uint2 (&raw)[kGroups]) {
+  const float gain = GainOf(tile, v_exp, codec::TokenSlot(from));
+#pragma unroll
+  for (int G = 0; G < kGroups; ++G)
+    raw[G] = QuadOfV(CodesOfV(tile), kGroups, kBits, from, G, q, gain);
+}
+
+// The lane's two rows of 16 bits, or of a wider tile, which `staged` has room for; token: 64 where
+// there is no row. All threads of the block.
 template <int kGroups>
 __device__ inline void LoadRowsV(const TileJob& job, const int (&token)[2], int row0, int q,
-                                 uint2 (&raw)[2][kGroups]) {
+                                 std::byte* staged, uint2 (&raw)[2][kGroups]) {
+  CodedTile tile = job.from;
+  const int v_exp = tile.at != nullptr ? *tile.v_exp : 0;
+  if (tile.at != nullptr) {
+    StageTile(tile.at, tile.bytes, staged);
+    tile.at = staged;
+    WaitForTile();
+    __syncthreads();
+  }
 #pragma unroll
   for (int row = 0; row < 2; ++row) {
 #pragma unroll
@@ -109,14 +129,14 @@ __device__ inline void LoadRowsV(const TileJob& job, const int (&token)[2], int 
     if (token[row] == 64) continue;
     if (job.from.at != nullptr) {
       const int from = TokenOfRow(job.narrow, row0 + 8 * row);
-      const float gain = GainOf(job.from, *job.from.v_exp, codec::TokenSlot(from));
-#pragma unroll
-      for (int G = 0; G < kGroups; ++G)
-        raw[row][G] = QuadOfV(CodesOfV(job.from), kGroups, job.from.bits, from, G, q, gain);
+      if (tile.bits == 2) LoadCoded<kGroups, 2>(tile, v_exp, from, q, raw[row]);
+      if (tile.bits == 4) LoadCoded<kGroups, 4>(tile, v_exp, from, q, raw[row]);
+      if (tile.bits == 8) LoadCoded<kGroups, 8>(tile, v_exp, from, q, raw[row]);
     } else if (job.dtype != DType::kF32) {
       LoadRaw<kGroups>(RowAt(job.rows, token[row]), q, raw[row]);
     }
   }
+  if (tile.at != nullptr) __syncthreads();  // what is staged may be overwritten
 }
 
 template <int kGroups>
@@ -142,7 +162,7 @@ __device__ inline void EncodeV(const TileJob& job, void* shared, Found* found, i
   uint32_t z[2][kGroups][2];
   {
     uint2 raw[2][kGroups];
-    LoadRowsV<kGroups>(job, token, row0, q, raw);
+    LoadRowsV<kGroups>(job, token, row0, q, static_cast<std::byte*>(shared) + 64 * kD, raw);
     const std::byte* wide[2];
     bool finite[2] = {true, true};
 #pragma unroll

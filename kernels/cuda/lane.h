@@ -29,6 +29,7 @@ class Lane {
   Status Encode(std::span<EncodeJob*> jobs);
   Status Decode(std::span<DecodeJob*> jobs);
   Status Transcode(std::span<TranscodeJob*> jobs);
+  Status Score(std::span<ScoreJob*> jobs);  // groups of at most 16 query heads
   Status Quantise(std::span<const uint16_t> rows, int d, uint64_t live, uint64_t pins,
                   std::span<std::byte> packed, int8_t* v_exp, DeviceQuantise* job);
   Status Dequantise(std::span<const std::byte> packed, const std::vector<RunPlace>& runs,
@@ -37,9 +38,17 @@ class Lane {
  private:
   Status RunBatch();
 
+  struct Scoring;
+  Status StageScore(const ScoreJob& job, Scoring* scoring);
+  Status DecodeForScore(const ScoreJob& job, const Scoring& scoring, size_t first, size_t count);
+  template <typename Use>
+  Status InParts(const ScoreJob& job, const Scoring& scoring, size_t end, const Use& use);
+  Status ScoreOne(ScoreJob* job);
+
   DeviceCache cache_;
   Stream stream_;
-  Staging in_, out_;
+  Staging in_, out_, mass_;
+  DeviceMemory decoded_, partial_;  // of scores
   DeviceBatch batch_;
 };
 

@@ -162,6 +162,9 @@ __device__ inline void OperandsOfNarrow(const TileJob& job, const KSpace& space,
   constexpr DType kType = kBf16 ? DType::kBf16 : DType::kF16;
   constexpr int kFar = kRope ? kGroups / 2 : 0;  // groups to a pair's other half
   const bool basis = job.change == Change::kBasis, full = job.live == ~uint64_t{0};
+  const bool measure = job.measure_x != 0;
+  const RopeTables rope = TablesOf(job);
+  const float* means = basis ? job.cell->mu : nullptr;
 #pragma unroll 2
   for (int G = 0; G < kGroups - kFar; ++G) {
     float x[2][4], far[2][4];
@@ -176,13 +179,13 @@ __device__ inline void OperandsOfNarrow(const TileJob& job, const KSpace& space,
     }
     if (basis) {
       const int c = 16 * G + 4 * q;
-      const auto* mu = reinterpret_cast<const float4*>(job.cell->mu + c);
+      const auto* mu = reinterpret_cast<const float4*>(means + c);
       const float4 m = __ldg(mu), n = __ldg(mu + 4 * kFar);
       const float less[4] = {m.x, m.y, m.z, m.w}, less_far[4] = {n.x, n.y, n.z, n.w};
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         if constexpr (kRope) {
-          UndoHalves(job, token[half] & 63, c, less, less_far, x[half], far[half]);
+          UndoHalves(rope, token[half] & 63, c, less, less_far, x[half], far[half]);
         } else {
 #pragma unroll
           for (int i = 0; i < 4; ++i) x[half][i] -= less[i];
@@ -200,7 +203,7 @@ __device__ inline void OperandsOfNarrow(const TileJob& job, const KSpace& space,
     }
     PutOperand(words, x);
     if constexpr (kRope) PutOperand(words + 128 * kFar, far);
-    if (job.measure_x != 0) {
+    if (measure) {
       AddEnergy(x, G, q, lane, energy);
       if constexpr (kRope) AddEnergy(far, G + kFar, q, lane, energy);
     }
@@ -283,20 +286,30 @@ __device__ inline void OperandsOfRows(const TileJob& job, const KSpace& space, f
   }
 }
 
-// Rows of a wider tile -> operands, whose k stand for planes' channels.
+// Rows of a wider tile -> operands, whose k stand for planes' channels. The tile, its scales and
+// the places of its runs lie where codes and sums will be: 96 d bytes.
 template <int kGroups>
-__device__ inline void OperandsOfTile(const TileJob& job, const KSpace& space, float2* scales) {
+__device__ inline void OperandsOfTile(const TileJob& job, const KSpace& space) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
   constexpr int kD = 16 * kGroups;
-  for (int c = threadIdx.x; c < kD; c += kThreads) scales[c] = ScaleOf(job.from, c);
+  auto* scales = reinterpret_cast<float2*>(space.codes + 72 * kD);
+  auto* runs = reinterpret_cast<RunPlace*>(space.codes + 80 * kD);
+  CodedTile from = job.from;
+  StageTile(from.at, from.bytes, space.codes);  // 68 d at most
+  for (int i = threadIdx.x; i < kD / from.run; i += kThreads) runs[i] = from.runs[i];
+  from.at = space.codes;
+  from.runs = runs;
+  WaitForTile();
+  __syncthreads();
+  for (int c = threadIdx.x; c < kD; c += kThreads) scales[c] = ScaleOf(from, c);
   __syncthreads();
   const int rows = __popcll(job.live);
   int slot[2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int r = 16 * warp + 8 * half + g;
-    const int from = r < rows ? TokenOfRow(job.narrow, r) : 64;
-    slot[half] = from < 64 ? codec::TokenSlot(from) : -1;
+    const int row = r < rows ? TokenOfRow(job.narrow, r) : 64;
+    slot[half] = row < 64 ? codec::TokenSlot(row) : -1;
   }
 #pragma unroll 2
   for (int G = 0; G < kGroups; ++G) {
@@ -305,7 +318,7 @@ __device__ inline void OperandsOfTile(const TileJob& job, const KSpace& space, f
     const float4 high = *reinterpret_cast<const float4*>(&scales[16 * G + 8 + 2 * q]);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const CodePairs pairs = PairsOf(job.from, job.from.runs, G, q, max(slot[half], 0));
+      const CodePairs pairs = PairsOf(from, runs, G, q, max(slot[half], 0));
       word[2 * half] = slot[half] < 0 ? 0 : DecodePair(pairs.a, low);
       word[2 * half + 1] = slot[half] < 0 ? 0 : DecodePair(pairs.b, high);
     }

@@ -20,10 +20,19 @@ __device__ inline void TurnPair(const Angles& a, bool undo, float* u, float* v) 
   *u = __fmaf_rn(x, a.cos, -(y * s));
   *v = __fmaf_rn(y, a.cos, x * s);
 }
+// A job's rope in registers: jobs lie in shared memory, which every store makes the compiler read
+// again.
+struct RopeTables {
+  const Turn *table, *base;
+  int pairs;
+};
+__device__ inline RopeTables TablesOf(const TileJob& job) {
+  return {job.table, job.base, job.pairs};
+}
 // Angles of pairs p, p + 1 (p even) of token t.
-__device__ inline void LoadAngles(const TileJob& job, int t, int p, Angles (&a)[2]) {
-  const float4 turn = __ldg(reinterpret_cast<const float4*>(job.table + t * job.pairs + p));
-  const float4 base = __ldg(reinterpret_cast<const float4*>(job.base + p));
+__device__ inline void LoadAngles(const RopeTables& rope, int t, int p, Angles (&a)[2]) {
+  const float4 turn = __ldg(reinterpret_cast<const float4*>(rope.table + t * rope.pairs + p));
+  const float4 base = __ldg(reinterpret_cast<const float4*>(rope.base + p));
   a[0] = Combine(base.x, base.y, turn.x, turn.y);
   a[1] = Combine(base.z, base.w, turn.z, turn.w);
 }
@@ -36,23 +45,23 @@ __device__ inline bool TurnsInRegisters(const TileJob& job) {
 }
 
 // The half at 16 G + 4 q and its partner d / 2 channels on.
-__device__ inline void RotateHalves(const TileJob& job, int t, int p, bool undo, float (&u)[4],
+__device__ inline void RotateHalves(const RopeTables& rope, int t, int p, bool undo, float (&u)[4],
                                     float (&v)[4]) {
   Angles a[2];
 #pragma unroll
   for (int i = 0; i < 4; i += 2) {
-    LoadAngles(job, t, p + i, a);
+    LoadAngles(rope, t, p + i, a);
     TurnPair(a[0], undo, &u[i], &v[i]);
     TurnPair(a[1], undo, &u[i + 1], &v[i + 1]);
   }
 }
 // Turned back, less an offset each: channels c .. c + 3 and those d / 2 on.
-__device__ inline void UndoHalves(const TileJob& job, int t, int c, const float (&less)[4],
+__device__ inline void UndoHalves(const RopeTables& rope, int t, int c, const float (&less)[4],
                                   const float (&less_far)[4], float (&u)[4], float (&v)[4]) {
   Angles a[2];
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    if (i % 2 == 0) LoadAngles(job, t, c + i, a);
+    if (i % 2 == 0) LoadAngles(rope, t, c + i, a);
     const Angles& turn = a[i % 2];
     const float x = u[i], y = v[i];
     u[i] = __fmaf_rn(x, turn.cos, __fmaf_rn(y, turn.sin, -less[i]));
@@ -60,11 +69,11 @@ __device__ inline void UndoHalves(const TileJob& job, int t, int c, const float 
   }
 }
 // Interleaved: both pairs are in the lane.
-__device__ inline void RotateNeighbours(const TileJob& job, int t, int c, bool undo,
+__device__ inline void RotateNeighbours(const RopeTables& rope, int t, int c, bool undo,
                                         float (&x)[4]) {
-  if (c >= 2 * job.pairs) return;
+  if (c >= 2 * rope.pairs) return;
   Angles a[2];
-  LoadAngles(job, t, c / 2, a);
+  LoadAngles(rope, t, c / 2, a);
   TurnPair(a[0], undo, &x[0], &x[1]);
   TurnPair(a[1], undo, &x[2], &x[3]);
 }
@@ -72,13 +81,14 @@ __device__ inline void RotateNeighbours(const TileJob& job, int t, int c, bool u
 template <int kGroups>
 __device__ inline void RotateInRegisters(const TileJob& job, int t, int q, bool undo,
                                          float (&x)[kGroups][4]) {
+  const RopeTables rope = TablesOf(job);
   if (job.rope == RopeKind::kInterleaved) {
 #pragma unroll
-    for (int G = 0; G < kGroups; ++G) RotateNeighbours(job, t, 16 * G + 4 * q, undo, x[G]);
+    for (int G = 0; G < kGroups; ++G) RotateNeighbours(rope, t, 16 * G + 4 * q, undo, x[G]);
   } else {
 #pragma unroll
     for (int G = 0; G < kGroups / 2; ++G)
-      RotateHalves(job, t, 16 * G + 4 * q, undo, x[G], x[G + kGroups / 2]);
+      RotateHalves(rope, t, 16 * G + 4 * q, undo, x[G], x[G + kGroups / 2]);
   }
 }
 

@@ -17,7 +17,7 @@ class Staging {
   // Room for `bytes` in all, and nothing handed out.
   Status Begin(size_t bytes) {
     used_ = 0;
-    bytes = std::max<size_t>(bytes, 256);
+    bytes = RoundUp(std::max<size_t>(bytes, 1));  // of the only piece, or a sum of rounded ones
     DYNA_RETURN_IF_ERROR(host_.Reserve(bytes));
     return device_.Reserve(bytes);
   }

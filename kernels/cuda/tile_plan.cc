@@ -253,7 +253,9 @@ Status DeviceBatch::PlanOne(DeviceDecode* job) {
   const SegmentPlace& place = *job->place;
   const SegmentId& id = place.id;
   DYNA_RETURN_IF_ERROR(CheckDim(id.head_dim));
-  DYNA_RETURN_IF_ERROR(CheckKv(job->target, "target"));
+  DeviceKv target = job->target;
+  if (job->k_only) target.v = target.k;
+  DYNA_RETURN_IF_ERROR(CheckKv(target, "target"));
   if (job->head_begin < id.head0 || job->head_end > id.head0 + id.kv_heads ||
       job->head_begin >= job->head_end)
     return Invalid("head range: not within the segment's");
@@ -266,6 +268,7 @@ Status DeviceBatch::PlanOne(DeviceDecode* job) {
     const bool level = kind::IsLevel(plan.k_kind);
     if (level && job->basis == nullptr) return Invalid("segment: its basis is not given");
     for (const bool v : {false, true}) {
+      if (v && job->k_only) continue;
       Planned planned;
       planned.job = JobOf(place, job->segment, index, v);
       planned.job.rows = RowsOf(v ? job->target.v : job->target.k, head - job->head_begin);

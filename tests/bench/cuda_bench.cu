@@ -13,7 +13,9 @@
 #include <string>
 #include <vector>
 
+#include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/device_batch.h"
+#include "kernels/cuda/score_kernels.h"
 #include "kernels/test_data.h"
 
 namespace dyna::cuda {
@@ -268,6 +270,107 @@ class Bench {
   size_t raw_ = 0;
 };
 
+__global__ void FillFloats(float* out, size_t count) {
+  for (size_t i = blockIdx.x * size_t{blockDim.x} + threadIdx.x; i < count;
+       i += size_t{gridDim.x} * blockDim.x)
+    out[i] = static_cast<float>((i * 0x9E3779B97F4A7C15ull >> 40) & 0xffff) / 32768.0f - 1;
+}
+
+// A window of 64 queries over 102,400 tokens, 32 query heads and 8 kv heads: the kernels alone,
+// over K that is decoded already, and the whole call for a chain in host memory, on either backend.
+void MeasureScore() {
+  constexpr int kD = 128, kGroup = 4, kQueries = 64, kBlocks = 1600, kRows = kQueries * kGroup;
+  constexpr size_t kFloats = size_t{kBlocks} * kHeads * 64 * kD;
+  DeviceMemory k, q, rest, partial, relative;
+  Must(k.Reserve(4 * kFloats));
+  Must(q.Reserve(size_t{4} * kHeads * kRows * kD));
+  Must(partial.Reserve(sizeof(Mass) * kBlocks * kHeads * kRows));
+  Must(relative.Reserve(size_t{4} * kHeads * kBlocks * 64));
+  FillFloats<<<4096, 256>>>(reinterpret_cast<float*>(k.data()), kFloats);
+  FillFloats<<<64, 256>>>(reinterpret_cast<float*>(q.data()), size_t{kHeads} * kRows * kD);
+  const std::vector<TokenRange> seen(kQueries, {4, kBlocks * 64});
+  const std::vector<float> visible(kQueries, kBlocks * 64.0f);
+  const std::vector<uint64_t> alive(size_t{kBlocks} * kHeads, ~uint64_t{0});
+  const std::vector<Mass> none(size_t{kHeads} * kRows, {-1e30f, 0});
+  std::byte* at = nullptr;
+  const auto put = [&](const auto& v) {
+    using T = typename std::decay_t<decltype(v)>::value_type;
+    std::byte* to = at;
+    cudaMemcpy(to, v.data(), sizeof(T) * v.size(), cudaMemcpyHostToDevice);
+    at += (sizeof(T) * v.size() + 255) / 256 * 256;
+    return reinterpret_cast<T*>(to);
+  };
+  Must(rest.Reserve(1 << 20));
+  at = rest.data();
+  ScoreRows rows{
+      reinterpret_cast<const float*>(q.data()), kRows, kGroup, kGroup, kHeads, kD, put(seen)};
+  const ScoreBlocks blocks{reinterpret_cast<const float*>(k.data()), put(alive), 0, kBlocks};
+  Mass* mass = put(none);
+  const float* of_query = put(visible);
+  const double ms = Time([&] {
+    LaunchScoreMass(rows, blocks, reinterpret_cast<Mass*>(partial.data()), mass, nullptr);
+    LaunchScoreWeights(rows, blocks, mass, nullptr, of_query,
+                       reinterpret_cast<float*>(relative.data()), kBlocks * 64, nullptr);
+  });
+  Must(LastError("score"));
+  std::printf("score kernels, 64 queries over 102400 tokens, 32 / 8 heads: %.3f ms\n", ms);
+
+  testing::Model model;
+  model.d = kD;
+  model.kv_heads = kHeads;
+  std::mt19937 random(5);
+  const auto basis = model.MakeBasis(random);
+  const RopeTable table(testing::MakeRope(kD));
+  testing::KvBuffer kv(kHeads, kD, DType::kBf16);
+  testing::FillKv(model, testing::MakeRope(kD), 0, random, &kv);
+  auto cpu = MakeCpuBackend();
+  auto cuda = MakeCudaBackend();
+  Must(cpu.status());
+  Must(cuda.status());
+  const std::vector<TilePlan> plan(kHeads,
+                                   {kind::Level(basis->LevelOf(2)), kind::VBits(2), ~uint64_t{0}});
+  std::vector<testing::AlignedBytes> segments;
+  std::vector<ScoreJob::Block> chain;
+  for (uint32_t i = 0; i < kBlocks; ++i) {
+    EncodeJob job;
+    job.id = testing::MakeId(kD, kHeads, DType::kBf16, basis.get(), i);
+    testing::AlignedBytes out(EncodedBytes(job.id, plan, 0, basis.get()));
+    job.source = kv.view();
+    job.basis = basis.get();
+    job.rope = &table;
+    job.plan = plan;
+    job.out = out.span();
+    (*cpu)->Encode({&job, 1});
+    Must(job.status);
+    segments.push_back(std::move(out));
+  }
+  for (testing::AlignedBytes& s : segments) chain.push_back({s.span(), basis.get(), &table});
+  std::vector<float> queries(size_t{kQueries} * kHeads * kGroup * kD),
+      scores(size_t{kHeads} * kBlocks * 64);
+  std::normal_distribution<float> normal;
+  for (float& x : queries) x = normal(random);
+  for (Backend* backend : {cuda->get(), cpu->get()}) {
+    ScoreJob job;
+    job.chain = chain;
+    job.queries = queries;
+    job.first_query_position = kBlocks * 64 - kQueries;
+    job.q_heads = kHeads * kGroup;
+    job.scale = .0884f;
+    job.relative = scores;
+    double best = 1e30;
+    for (int run = 0; run < (backend == cuda->get() ? 5 : 1); ++run) {
+      const auto begin = std::chrono::steady_clock::now();
+      backend->Score({&job, 1});
+      const std::chrono::duration<double, std::milli> took =
+          std::chrono::steady_clock::now() - begin;
+      best = std::min(best, took.count());
+    }
+    Must(job.status);
+    std::printf("the same by the backend, K at L2 in host memory, %s: %.1f ms\n",
+                std::string(backend->description()).c_str(), best);
+  }
+}
+
 void MeasureCopy(size_t bytes) {
   DeviceMemory from, to;
   Must(from.Reserve(bytes));
@@ -325,5 +428,6 @@ int main(int argc, char** argv) {
   };
   for (const Shape& shape : kShapes)
     if (Chosen(only, shape.name)) Bench(shape, gib << 30).Run();
+  if (Chosen(only, "score")) MeasureScore();
   return 0;
 }
