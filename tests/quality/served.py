@@ -34,6 +34,7 @@ EVERY = 512  # tokens between two query windows
 ENTRY_BLOCK, ENTRY_CELL, HISTORY = 96, 6, 8  # bytes of the store beside segments (formats 6)
 SETTLED, OVER_BUDGET = 4, 100  # equal readings of the gauges in a row; where bytes do not fit yet
 WAIT = 0.05  # s between two
+PATIENCE = 400  # fetches of one document that may be told to come again
 BUDGET, SLACK = 'dynacompress_tier_capacity_bytes{tier="host"}', 1.02
 ARENA = '[arena]\nbytes = "1 GiB"\nprefault = false\n'  # several daemons run side by side
 
@@ -288,16 +289,23 @@ class Server:
         dropped = np.zeros((layers, heads, tokens), bool)
         kv = self._client.empty((2, *shape), np.float16)
         kv[...] = np.nan  # whatever is not served must be seen
-        done = 0
+        done, patience = 0, PATIENCE
         while done < len(names):
             with self.context.lookup(names[done:]) as lease:
                 if lease.run == 0:
                     raise RuntimeError(f"block {done} of {len(names)} is not held")
                 part = slice(done * BLOCK, (done + lease.run) * BLOCK)
-                got = self.context.fetch(
-                    lease, kv[0, :, :, part], kv[1, :, :, part], axes="lhtd",
-                    masks=self._setting.drops,
-                )  # fmt: skip
+                try:
+                    got = self.context.fetch(
+                        lease, kv[0, :, :, part], kv[1, :, :, part], axes="lhtd",
+                        masks=self._setting.drops,
+                    )  # fmt: skip
+                except dynacompress.Error as error:
+                    patience -= 1
+                    if error.code != "RETRY" or patience == 0:
+                        raise
+                    time.sleep(max(error.retry_after_ms / 1000, WAIT))
+                    continue
                 if self._setting.drops:
                     words = np.array(got["live"], np.uint64).reshape(lease.run, layers, heads, 1)
                     live = (words >> np.arange(BLOCK, dtype=np.uint64)) & np.uint64(1)
