@@ -208,7 +208,6 @@ void Store::Impl::Persist(const BlockRef& block, std::function<void(Status)> don
     KeepAcknowledged(*block->bank, meta.get());
   meta->history_bytes = static_cast<uint32_t>(PackHistory(block->history).size());
   WriteBlock(block, *bank, true, *meta, [this, block, meta, done = std::move(done)](Status status) {
-    block->banking = false;
     // Also when another generation took its place meanwhile: the bank has this one, it is
     // acknowledged, and it outlives the newcomer.
     if (block->state() != BlockState::kGone) {
@@ -218,17 +217,25 @@ void Store::Impl::Persist(const BlockRef& block, std::function<void(Status)> don
         block->durability = Durability::kVolatile;
     }
     if (!status.ok()) LogWarn("bank: block not stored: {}", status.ToString());
-    if (block->state() != BlockState::kGone) {
-      // What came meanwhile, also where nobody waits for it.
-      PersistPin(block, [pins = std::exchange(block->pins, {})](const Status& pinned) {
-        for (const auto& pin : pins) pin(pinned);
-      });
-      if (block->history_dirty) PersistHistory(block);
-    }
+    EndBanking(block);
     done(std::move(status));
-    if (block->pins_on_way == 0)
-      for (auto& next : std::exchange(block->banked, {})) Persist(block, std::move(next));
+    StartBanked(block);
   });
+}
+
+// What came while the bank was being written, also where nobody waits for it.
+void Store::Impl::EndBanking(const BlockRef& block) {
+  block->banking = false;
+  if (block->state() == BlockState::kGone) return;
+  PersistPin(block, [pins = std::exchange(block->pins, {})](const Status& pinned) {
+    for (const auto& pin : pins) pin(pinned);
+  });
+  if (block->history_dirty) PersistHistory(block);
+}
+
+void Store::Impl::StartBanked(const BlockRef& block) {
+  if (block->pins_on_way > 0) return;
+  for (auto& next : std::exchange(block->banked, {})) Persist(block, std::move(next));
 }
 
 // The bank's history follows the reports: same generation, so that the segments need not come
@@ -240,16 +247,21 @@ void Store::Impl::PersistHistory(const BlockRef& block) {
   auto history = std::make_shared<std::vector<std::byte>>(PackHistory(block->history));
   if (history->empty()) return;
   BlockWrite write;
-  block->bank->history_bytes = static_cast<uint32_t>(history->size());
-  block->bank->drop_due |= block->drop_due.has_value();  // of what the bank has, which stays whole
-  block->bank->reuse = block->reuse.hits;
-  block->bank->reuse_at_ms = block->reuse.at_ms;
   write.meta = *block->bank;
+  write.meta.history_bytes = static_cast<uint32_t>(history->size());
+  write.meta.drop_due |= block->drop_due.has_value();  // of what the bank has, which stays whole
+  write.meta.reuse = block->reuse.hits;
+  write.meta.reuse_at_ms = block->reuse.at_ms;
   write.parts.push_back({kHistoryPart, *history});
+  auto row = std::make_shared<record::BlockMeta>(write.meta);
+  block->banking = true;  // a row that names this history must not be written before it is there
   ++in_flight;
-  bank->PutBlock(std::move(write), [this, history](Status status) {
+  bank->PutBlock(std::move(write), [this, block, history, row](Status status) {
     --in_flight;
     if (!status.ok()) LogDebug("bank: history not stored: {}", status.ToString());
+    if (status.ok() && block->bank) *block->bank = std::move(*row);
+    EndBanking(block);
+    StartBanked(block);
     if (in_flight == 0 && on_idle) on_idle();
   });
 }
@@ -289,8 +301,7 @@ void Store::Impl::PersistPin(const BlockRef& ref, std::function<void(Status)> do
     --ref->pins_on_way;
     if (!status.ok() && ref->bank) std::tie(ref->bank->pinned, ref->bank->expires_at_ms) = before;
     done(std::move(status));
-    if (ref->pins_on_way == 0 && !ref->banking)
-      for (auto& next : std::exchange(ref->banked, {})) Persist(ref, std::move(next));
+    if (!ref->banking) StartBanked(ref);
   });
 }
 

@@ -6,6 +6,13 @@
 namespace dyna {
 namespace {
 
+const Status kMovedOn(StatusCode::kRetry, "the block moved on while it was read", 1);
+
+// Is it another content, or in another place, than when its read began?
+bool MovedOn(const Block& block, uint32_t epoch) {
+  return block.state() != BlockState::kSpilled || block.epoch != epoch;
+}
+
 // Empty where every token lives.
 std::vector<uint64_t> LiveOf(const SegmentView& view) {
   std::vector<uint64_t> live;
@@ -119,8 +126,8 @@ void Store::Impl::Load(const BlockRef& block, std::function<void(const Status&)>
           if (!statuses[i].ok() && bad.ok()) bad = statuses[i];
         if (bad.code() == StatusCode::kInvalid)  // not of the length that its row promised
           bad = Status(StatusCode::kMiss, std::string(bad.message()));
-        if (!bad.ok() || block->state() != BlockState::kSpilled || block->epoch != epoch) {
-          if (bad.ok()) bad = Status(StatusCode::kRetry, "the block moved on while it was read", 1);
+        if (MovedOn(*block, epoch)) bad = kMovedOn;  // first: a miss is not of what it is now
+        if (!bad.ok()) {
           FinishLoad(block, bad);
           if (in_flight == 0 && on_idle) on_idle();
           return;
@@ -147,12 +154,12 @@ void Store::Impl::Load(const BlockRef& block, std::function<void(const Status&)>
               Status status;
               for (const Status& c : read->checked)
                 if (!c.ok() && status.ok()) status = Status(StatusCode::kMiss, c.ToString());
-              if (!status.ok()) {
+              if (MovedOn(*block, epoch)) {
+                status = kMovedOn;
+              } else if (!status.ok()) {
                 ++counts.damaged_segments;
                 LogWarn("block {}: damaged on disk, served as a miss: {}", block->index,
                         status.message());
-              } else if (block->state() != BlockState::kSpilled || block->epoch != epoch) {
-                status = Status(StatusCode::kRetry, "the block moved on while it was read", 1);
               } else {
                 for (size_t i = 0; i < read->extents.size(); ++i) {
                   block->segments[i].extent = std::move(read->extents[i]);

@@ -152,6 +152,8 @@ struct Store::Impl {
   void WriteBlock(const BlockRef& block, SpillStore& store, bool to_bank, record::BlockMeta meta,
                   std::function<void(Status)> done);
   void Persist(const BlockRef& block, std::function<void(Status)> done);
+  void EndBanking(const BlockRef& block);
+  void StartBanked(const BlockRef& block);
   void PersistHistory(const BlockRef& block);
   // Its rows, where a disk has the block: pinned or not, and till when it lives. `done`: the bank,
   // if it has the block, has synced that.

@@ -55,6 +55,41 @@ TEST(StoreRaces, ClearDuringABankWriteStaysCleared) {
   EXPECT_EQ(s.Lookup({1}).run, 0u) << "cleared blocks came back";
 }
 
+// The read that ends was of a copy that is not the block's any more: its miss is not the block's.
+TEST(StoreRaces, AMissOfAnOlderCopyIsNotOfWhatTookItsPlace) {
+  StoreHarness s;
+  const auto squeeze = [&] {
+    s.store->SetBudget(1024);
+    for (int i = 0; i < 20; ++i) s.Settle();
+    s.store->SetBudget(0);
+  };
+  ASSERT_TRUE(s.PutBlock(1, 0).ok());
+  squeeze();
+  s.spill->Damage({s.caller.tenant, s.context, StoreHarness::Name(1)},
+                  {PartId::Kind::kSegment, 0, 0});
+  s.spill->Hold();
+  std::vector<float> out(StoreHarness::kBlock);
+  const auto hit = s.Lookup({1});
+  ASSERT_EQ(hit.run, 1u);
+  wire::Fetch fetch;
+  fetch.context = s.context;
+  fetch.lease = hit.lease;
+  fetch.head_end = StoreHarness::kHeads;
+  fetch.layer_count = StoreHarness::kLayers;
+  fetch.block_count = 1;
+  Status fetched;
+  s.store->Fetch(s.caller, fetch, StoreHarness::Views(out, 0, StoreHarness::kLayers, 0), {},
+                 [&](Store::Fetched f) { fetched = f.reply.status; });
+  s.Settle();
+  ASSERT_TRUE(s.PutBlock(1, 0, QualityClass::kExact, Durability::kPersistent).ok());
+  s.store->ReleaseLease(s.caller, hit.lease);
+  squeeze();  // it has the bank's copy
+  s.spill->ReleaseAll();
+  s.Settle();
+  EXPECT_EQ(fetched.code(), StatusCode::kRetry);
+  EXPECT_LT(s.ErrorOf(1), 1e-3) << "acknowledged persistent";
+}
+
 // A lease is a promise of the store's, which a client's delete may break for one block: that one is
 // a miss, and the lease and its other blocks are as they were.
 TEST(StoreRaces, BlockDeletedUnderALeaseIsAMissAndNoMore) {

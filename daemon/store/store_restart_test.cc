@@ -22,6 +22,17 @@ void Pin(StoreHarness& s, uint64_t n, bool pinned, uint32_t ttl_ms = 0) {
   ASSERT_EQ(s.Pin({s.context, {StoreHarness::Name(n)}, pinned, ttl_ms}).count, 1u);
 }
 
+TEST(StoreRestart, APinDoesNotNameAHistoryThatWasNotStored) {
+  StoreHarness s;
+  ASSERT_TRUE(s.PutBlock(1, 0, QualityClass::kBalanced, Durability::kPersistent).ok());
+  s.bank->FailNext(1, Internal("a fault"));
+  s.Report(1, 0, kBlockTokens);
+  s.Settle();
+  Pin(s, 1, true);
+  s.Crash();
+  EXPECT_TRUE(Pinned(s, 1));
+}
+
 TEST(StoreRestart, PinsOfTheBankSurviveAKill) {
   StoreHarness s;
   for (uint64_t n : {1u, 2u})
