@@ -83,7 +83,7 @@ struct PolicyOptions {
   // s until a hit counts half
   double reuse_half_life_s = 600;
   // 1..256: how many times its weight a tile counts until a report covers it
-  double young_weight = 8;
+  double young_weight = 1;
   // ms that it does so without a report
   uint32_t young_ms = 10000;
   // head, layer (a layer's heads alike), off: what of a profile's sensitivities counts

@@ -20,7 +20,6 @@ StoreOptions Options(const char* policy, double keep = .25, int window = 16) {
   options.policy.name = policy;
   options.policy.drop.keep = keep;
   options.policy.drop.window = window;
-  options.young_for = {};
   return options;
 }
 

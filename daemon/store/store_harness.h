@@ -2,6 +2,8 @@
 // disks in memory that survive a restart.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>

@@ -1,7 +1,8 @@
 // What a put has just written is young: its importance is not known before the first report of its
 // chain, and bits that it loses until then never come back. So it counts `young_weight` times its
-// weight, at the put and in the price book, until a report covers it or `young_for` is over: on
-// the test model that is a third of the KL at 6 x. Who never reports gains nothing for longer.
+// weight, at the put and in the price book, until a report covers it or `young_for` is over.
+// Nothing ticks for it: it ends at the first tick after. Who never reports gains nothing for
+// longer.
 #include <cmath>
 
 #include "daemon/policy/log2_byte.h"
