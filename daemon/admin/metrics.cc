@@ -73,6 +73,8 @@ const std::vector<Descriptor>& Table() {
              }),
       Gauge("raw_bytes", "Bytes that the resident blocks would hold uncompressed",
             VALUE(store.raw_bytes)),
+      Gauge("young_bytes", "Bytes of the nursery: just put, beside the budget until reported",
+            VALUE(store.young_bytes)),
       Gauge("charged_bytes", "Bytes counted against the budget: live, reserved and retired",
             VALUE(store.charged_bytes)),
       Gauge("leased_bytes", "Bytes that leases keep from being demoted or dropped",

@@ -82,9 +82,11 @@ struct PolicyOptions {
   std::string history = "group";
   // s until a hit counts half
   double reuse_half_life_s = 600;
-  // 1..256: how many times its weight a tile counts until a report covers it
-  double young_weight = 1;
-  // ms that it does so without a report
+  // 0..0.5 of the arena, beside the budget: what was put and no report has covered yet
+  double young_share = 0.0625;
+  // 1..256: how many times its weight such a tile has
+  double young_weight = 8;
+  // ms that it stays there without a report; 0: there is no such share
   uint32_t young_ms = 10000;
   // head, layer (a layer's heads alike), off: what of a profile's sensitivities counts
   std::string omega = "head";

@@ -60,6 +60,7 @@ void Store::Impl::Anticipate(StoreContext& ctx, TenantId tenant, const wire::Put
     raw += RawSegmentBytes(IdOf(groups[0], layer, 0));
   for (const auto& [id, session] : sessions) open += session.open_puts;
   if (Charged() + 2 * raw * (put.hashes.size() + open) <= Target()) return;
+  if (*nursery + raw * (put.hashes.size() + open) <= NurseryRoom()) return;
 
   for (const BlockHash& hash : put.hashes) {
     const BlockRef block = blocks.Find({tenant, put.context, hash});

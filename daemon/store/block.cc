@@ -38,9 +38,17 @@ bool Writer::complete() const {
 bool Block::To(BlockState next) {
   if (!kLegal[static_cast<int>(state_)][static_cast<int>(next)]) return false;
   if (next == BlockState::kSpilled || next == BlockState::kGone)
-    for (Segment& s : segments) s.extent.Retire();
+    for (Segment& s : segments) {
+      s.extent.Retire();
+      s.nursery.Release();
+    }
   state_ = next;
   return true;
+}
+
+bool Block::young() const {
+  return std::any_of(segments.begin(), segments.end(),
+                     [](const Segment& s) { return bool{s.nursery}; });
 }
 
 uint64_t Block::segment_bytes() const {

@@ -16,6 +16,7 @@
 #include "daemon/policy/history.h"
 #include "daemon/policy/importance.h"
 #include "daemon/policy/ladder_set.h"
+#include "daemon/store/nursery_share.h"
 #include "schemas/record.h"
 #include "schemas/types.h"
 
@@ -42,6 +43,7 @@ struct Segment {
   float nmse = 0;
   bool transcoding = false;    // a demotion is under way
   Extent extent;               // empty unless resident
+  NurseryShare nursery;        // while it is young: beside the budget, not in the price book
   std::vector<uint64_t> live;  // [kv_heads] masks as in its directory; empty: every token lives
 
   // What the price book was told; Remove must get the very same. Null: it is not in the book.
@@ -133,6 +135,7 @@ struct Block {
   [[nodiscard]] bool To(BlockState next);
   bool visible() const { return state_ == BlockState::kResident || state_ == BlockState::kSpilled; }
 
+  bool young() const;              // some of it is in the nursery
   uint64_t segment_bytes() const;  // encoded, of all segments
   float nmse() const;              // byte-weighted mean over segments
   // True when complete shards hold every layer and head of `shard`.

@@ -44,6 +44,7 @@ StoreStats Store::stats() const {
   StoreStats out = s.counts;
   out.budget_bytes = s.Limit();
   out.charged_bytes = s.Charged();
+  out.young_bytes = *s.nursery;
   out.aux_bytes = s.aux_bytes;
   out.basis_bytes = s.basis_bytes;
   out.raw_bytes = s.raw_bytes;

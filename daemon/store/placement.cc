@@ -41,7 +41,8 @@ QualityClass ClassOf(uint8_t kind_id, double bits, double l2_bits) {
 
 uint64_t Store::Impl::Limit() const {
   const auto room =
-      static_cast<uint64_t>(static_cast<double>(arena.capacity()) * (1 - options.headroom));
+      static_cast<uint64_t>(static_cast<double>(arena.capacity()) * (1 - options.headroom)) -
+      NurseryRoom();
   return budget == 0 ? room : std::min(budget, room);
 }
 
@@ -50,15 +51,17 @@ uint64_t Store::Impl::Target() const {
   return limit - static_cast<uint64_t>(static_cast<double>(limit) * kTrigger);
 }
 
-uint64_t Store::Impl::Charged() const { return arena.used_bytes() + aux_bytes + basis_bytes; }
+uint64_t Store::Impl::Charged() const {
+  return arena.used_bytes() - *nursery + aux_bytes + basis_bytes;
+}
 
 int64_t Store::Impl::FixedBytes() const {
   return static_cast<int64_t>(Charged() - arena.stats().retired_bytes - transcode_copies) -
          book.bytes();
 }
 
-Result<Extent> Store::Impl::Reserve(uint64_t bytes, uint64_t serial) {
-  if (!Fits(bytes)) {
+Result<Extent> Store::Impl::Reserve(uint64_t bytes, uint64_t serial, bool nursed) {
+  if (!nursed && !Fits(bytes)) {
     wanted_room = std::max(wanted_room, bytes);
     NeedTick();
     return Status(StatusCode::kRetry, "the budget is full: tiles are being demoted or moved", 5);
@@ -74,27 +77,27 @@ Result<Extent> Store::Impl::Reserve(uint64_t bytes, uint64_t serial) {
 }
 
 PricedSegment Store::Impl::Fresh(const LadderSet& ladders, std::span<const record::Cell> cells,
-                                 const Shard& shard, int layer, const BlockHash& hash) const {
+                                 const Shard& shard, int layer, const BlockHash& hash) {
   PricedSegment priced;
   priced.ladders = &ladders;
   priced.cells = cells;
   priced.head_begin = shard.head_begin;
   priced.layer = layer;
   priced.block = HashWord(hash);
-  priced.log2_h = YoungEighths();
   return priced;
 }
 
 std::vector<TilePlan> Store::Impl::PlanPut(StoreContext& ctx, TenantId tenant, const Shard& shard,
                                            int layer, QualityClass quality, const BlockHash& hash,
-                                           BasisName* basis) {
+                                           bool nursed, BasisName* basis) {
   const size_t heads = static_cast<size_t>(shard.head_end - shard.head_begin);
   *basis = ctx.CurrentBasis(layer);
   auto ladders = ctx.Ladders(*policy, layer, *basis, quality);
   if (!ladders) return {};
   std::vector<record::Cell> cells(heads);
   std::vector<TilePlan> out(heads);
-  const PricedSegment priced = Fresh(*ladders, cells, shard, layer, hash);
+  PricedSegment priced = Fresh(*ladders, cells, shard, layer, hash);
+  if (nursed) priced.log2_h = YoungEighths();
   Decide(priced, book.price(tenant), /*fresh=*/true, options.policy.price, out);
   if (std::none_of(out.begin(), out.end(),
                    [](const TilePlan& p) { return kind::IsLevel(p.k_kind); }))
@@ -135,7 +138,7 @@ PricedSegment Store::Impl::AsPriced(const Block& block, const Segment& s,
 }
 
 void Store::Impl::Book(Block& block, Segment& s) {
-  if (s.booked || !Priced(block) || !s.extent) return;
+  if (s.booked || s.nursery || !Priced(block) || !s.extent) return;
   StoreContext& ctx = *block.context;
   const BasisName basis = s.basis != 0 ? s.basis : ctx.CurrentBasis(s.layer);
   s.booked = ctx.Ladders(*policy, s.layer, basis, block.quality);
@@ -145,7 +148,6 @@ void Store::Impl::Book(Block& block, Segment& s) {
     return h.Covers(s.layer) && h.observed(s.layer);
   });
   s.booked_h = Log2Byte(block.reuse.Weight(clock.UnixMillis(), options.reuse_half_life_s));
-  if (!s.booked_observed && clock.Now() < block.young_until) s.booked_h += YoungEighths();
   book.Add(block.key.tenant, AsPriced(block, s, block.cells));
 }
 
@@ -159,7 +161,7 @@ void Store::Impl::BookOpen(const Block& block, Writer& writer, Segment& s) {
   const BasisName basis = s.basis != 0 ? s.basis : block.context->CurrentBasis(s.layer);
   s.booked = block.context->Ladders(*policy, s.layer, basis, writer.quality);
   if (!s.booked) return;
-  s.booked_h = YoungEighths();
+  s.booked_h = 0;
   s.booked_frozen = s.booked_observed = false;
   book.Add(block.key.tenant, AsPriced(block, s, writer.cells));
 }

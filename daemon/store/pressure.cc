@@ -246,7 +246,7 @@ bool Store::Impl::MoveColdBlocks(uint64_t excess) {
     size_t seen = 0;
     for (Block* b = blocks.oldest(); b != nullptr && seen < kColdCandidates; b = b->newer) {
       if (b->state() != BlockState::kResident || b->leases > 0 || b->pinned || b->spilling ||
-          b->banking || !b->writers.empty())
+          b->banking || !b->writers.empty() || b->young())
         continue;
       const bool transcoding = std::any_of(b->segments.begin(), b->segments.end(),
                                            [](const Segment& s) { return s.transcoding; });

@@ -38,6 +38,7 @@ struct Store::Impl::EncodeWork {
   std::vector<TilePlan> plan;
   std::vector<TileMeasure> measure;
   EncodeJob job;
+  NurseryShare nursery;
   Extent extent;
   std::shared_ptr<const Basis> basis;
   bool plain = false;  // the second try
@@ -124,8 +125,19 @@ void Store::Put(const Caller& caller, const wire::Put& put, std::vector<KvView> 
       }
       auto work = std::make_shared<Impl::EncodeWork>();
       BasisName basis = 0;
-      work->plan =
-          s.PlanPut(*ctx, caller.tenant, put.shard, layer, put.quality, put.hashes[b], &basis);
+      SegmentId raw_id{put.context,
+                       0,
+                       put.hashes[b],
+                       block->index,
+                       static_cast<uint16_t>(layer),
+                       put.shard.head_begin,
+                       static_cast<uint16_t>(put.shard.head_end - put.shard.head_begin),
+                       ctx->spec.layers[static_cast<size_t>(layer)].head_dim,
+                       ctx->spec.dtype};
+      const bool nursed =
+          put.quality < QualityClass::kHigh && s.NurseryHas(RawSegmentBytes(raw_id));
+      work->plan = s.PlanPut(*ctx, caller.tenant, put.shard, layer, put.quality, put.hashes[b],
+                             nursed, &basis);
       if (work->plan.empty()) {
         op->Fail(slot, Unsupported("class " + std::string(QualityName(put.quality)) + ": policy " +
                                    std::string(s.policy->name()) + " cannot serve it on layer " +
@@ -150,7 +162,7 @@ void Store::Put(const Caller& caller, const wire::Put& put, std::vector<KvView> 
                      ? (uint64_t{1} << kPinnedTokens) - 1
                      : 0;
       const size_t bytes = EncodedBytes(job.id, work->plan, job.pins, job.basis);
-      auto extent = s.Reserve(bytes, block->serial);
+      auto extent = s.Reserve(bytes, block->serial, nursed);
       if (!extent.ok()) {
         ++s.counts.retries;
         refused_bytes += bytes;
@@ -158,6 +170,7 @@ void Store::Put(const Caller& caller, const wire::Put& put, std::vector<KvView> 
         continue;
       }
       work->extent = std::move(*extent);
+      if (nursed) work->nursery = NurseryShare(s.nursery, work->extent.size());
       work->measure.resize(work->plan.size());
       job.plan = work->plan;
       job.measure = work->measure;
@@ -175,7 +188,7 @@ void Store::Put(const Caller& caller, const wire::Put& put, std::vector<KvView> 
         writer->cells[segment.cell + h].v_kind = work->plan[h].v_kind;
       }
       segment.basis = basis;
-      s.BookOpen(*block, *writer, segment);
+      if (!nursed) s.BookOpen(*block, *writer, segment);
       ++writer->encoding;
       writer->reserved += work->extent.size();
       s.sessions[caller.session].open_bytes += work->extent.size();
@@ -222,10 +235,12 @@ void Store::Put(const Caller& caller, const wire::Put& put, std::vector<KvView> 
 // A scale above what a level can say (formats 2) needs more room than was planned: once more,
 // plain.
 bool Store::Impl::RetryPlain(EncodeWork& work) {
-  auto extent = Reserve(work.job.bytes, work.block->serial);
+  const bool nursed = bool{work.nursery};
+  auto extent = Reserve(work.job.bytes, work.block->serial, nursed);
   if (!extent.ok()) return false;
   work.plain = true;
   work.extent = std::move(*extent);
+  if (nursed) work.nursery = NurseryShare(nursery, work.extent.size());
   work.job.out = work.extent.bytes();
   work.job.status = {};
   return true;
@@ -299,6 +314,7 @@ void Store::Impl::EncodeBatch(const std::shared_ptr<PutOp>& op, StoreContext& ct
             writer.taken[static_cast<size_t>(w->layer - writer.shard.layer_begin)] = false;
             op->Fail(w->slot, result);
             w->extent.Retire();
+            w->nursery.Release();
             if (writer.aborted) continue;
             // Input that cannot be coded refuses the whole block: bad input changes nothing.
             const bool untouched =
@@ -311,6 +327,7 @@ void Store::Impl::EncodeBatch(const std::shared_ptr<PutOp>& op, StoreContext& ct
           segment.bytes = w->job.bytes;
           segment.nmse = w->job.nmse;
           segment.extent = std::move(w->extent);
+          segment.nursery = std::move(w->nursery);
           for (size_t h = 0; h < w->plan.size(); ++h) {
             record::Cell& cell = writer.cells[segment.cell + h];
             cell.k_kind = w->plan[h].k_kind;
@@ -318,7 +335,7 @@ void Store::Impl::EncodeBatch(const std::shared_ptr<PutOp>& op, StoreContext& ct
             ctx.energies.Fold(w->layer, static_cast<int>(writer.shard.head_begin + h),
                               w->measure[h].k_energy, w->measure[h].v_energy, &cell);
           }
-          BookOpen(*w->block, writer, segment);
+          if (!segment.nursery) BookOpen(*w->block, writer, segment);
           seg.status = StatusCode::kOk;
           seg.nmse = segment.nmse;
           seg.bytes = segment.bytes;

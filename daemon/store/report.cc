@@ -372,8 +372,9 @@ void Store::Impl::FoldBlock(FoldWork& work, const FoldWork::Layer& layer, size_t
     BlockHistory& history = block->history[k];
     if (!history.Covers(layer.layer) || !history.Fold(report, options.policy.history).ok())
       continue;
-    const bool priced = segment->booked != nullptr;
-    if (priced) Unbook(*block, *segment);
+    const bool priced = segment->booked != nullptr || segment->nursery;
+    segment->nursery.Release();
+    Unbook(*block, *segment);
     for (int h = r.head_begin; h < r.head_end; ++h) {
       if (h < segment->head_begin || h >= segment->head_end() || h < history.shard().head_begin ||
           h >= history.shard().head_end)

@@ -16,6 +16,7 @@ struct TierCount {
 
 struct StoreStats {
   // state
+  uint64_t young_bytes = 0;  // in the nursery, beside what is charged
   uint64_t budget_bytes = 0, charged_bytes = 0, aux_bytes = 0, basis_bytes = 0, history_bytes = 0;
   uint64_t raw_bytes = 0;       // of resident blocks, had they stayed raw
   TierCount host, spill, bank;  // a block counts in each tier that has a copy

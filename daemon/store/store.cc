@@ -152,6 +152,7 @@ void Store::ConfigureTenant(TenantId tenant, std::string name, uint64_t quota_by
 
 void Store::SetBudget(uint64_t bytes) {
   impl_->budget = bytes == 0 ? impl_->options.budget_bytes : bytes;
+  while (!impl_->young.empty()) impl_->EndYoung();  // what is asked now is asked of all
   impl_->sweep_idle = false;
   impl_->NeedTick();
 }

@@ -83,20 +83,25 @@ struct Store::Impl {
   uint64_t Limit() const;    // what Charged may reach
   uint64_t Charged() const;  // arena in use + metadata + bases
   bool Fits(uint64_t bytes) const { return Charged() + bytes <= Limit(); }
-  Result<Extent> Reserve(uint64_t bytes, uint64_t serial);
+  Result<Extent> Reserve(uint64_t bytes, uint64_t serial, bool nursed = false);
   // Live bytes that are not of booked tiles: headers, padding, metadata, raw.
   int64_t FixedBytes() const;
   uint64_t Target() const;  // Limit less a little: pressure begins here
-  // As a put enters the book: young, no reuse. Views what it is given.
-  PricedSegment Fresh(const LadderSet& ladders, std::span<const record::Cell> cells,
-                      const Shard& shard, int layer, const BlockHash& hash) const;
-  int16_t YoungEighths() const;   // young.cc: what is added to log2 h
-  void StartYoung(Block& block);  // committed now
+  // As a put enters the book: never reported, no reuse. Views what it is given.
+  static PricedSegment Fresh(const LadderSet& ladders, std::span<const record::Cell> cells,
+                             const Shard& shard, int layer, const BlockHash& hash);
+  // ---- young.cc
+  int16_t YoungEighths() const;            // what is added to log2 h
+  uint64_t NurseryRoom() const;            // bytes of the arena, beside the budget
+  bool NurseryHas(uint64_t bytes);         // now; the oldest may have to go
+  void StartYoung(const BlockRef& block);  // committed now
+  void GrowUp(Block& block, Segment& segment);
   void YoungSlice();
   void EndYoung();
   void Anticipate(StoreContext& ctx, TenantId tenant, const wire::Put& put);  // anticipate.cc
   std::vector<TilePlan> PlanPut(StoreContext& ctx, TenantId tenant, const Shard& shard, int layer,
-                                QualityClass quality, const BlockHash& hash, BasisName* basis);
+                                QualityClass quality, const BlockHash& hash, bool nursed,
+                                BasisName* basis);
   bool Priced(const Block& block) const;   // its tiles may be demoted
   static bool Frozen(const Block& block);  // but not now: pinned, or a lease promised more
   // `cells`: of the block, or of the writer that the segment is still of.
@@ -242,9 +247,10 @@ struct Store::Impl {
   uint64_t pinned_bytes = 0;  // exact and pinned
   std::deque<std::weak_ptr<Block>> to_book, dirty_history;
   std::deque<PendingReport> reports;
-  std::deque<DueDrop> drops_due;   // by time; at most kMaxDropsDue
-  std::deque<Young> young;         // by time
-  std::shared_ptr<DropWork> drop;  // under way; one at a time
+  std::deque<DueDrop> drops_due;  // by time; at most kMaxDropsDue
+  std::shared_ptr<uint64_t> nursery = std::make_shared<uint64_t>(0);  // bytes of young segments
+  std::deque<Young> young;                                            // by time
+  std::shared_ptr<DropWork> drop;                                     // under way; one at a time
   uint64_t reports_bytes = 0;
   uint32_t reports_running = 0;
   std::deque<std::unique_ptr<FoldWork>> folds;

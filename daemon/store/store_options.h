@@ -12,10 +12,10 @@ struct StoreOptions {
   PolicyOptions policy;
   LearnerOptions learner;
   double reuse_half_life_s = 600;
-  // What a put writes counts this many times its weight until a report covers it, for that long at
-  // most: bits once gone do not come back, and a report may say that they are needed. Where a put
-  // is large against the budget it takes them from what is there, for good: hence 1.
-  double young_weight = 1;
+  // The nursery (young.cc): share of the arena, beside the budget; how many times its weight a tile
+  // there has; for how long without a report. 0 ms: none.
+  double young_share = 1.0 / 16;
+  double young_weight = 8;
   std::chrono::milliseconds young_for{10'000};
   uint64_t budget_bytes = 0;  // 0: the arena, less headroom
   double headroom = 0.05;     // of the arena, kept free for what is in flight

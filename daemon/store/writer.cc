@@ -286,8 +286,8 @@ Status Store::Impl::Commit(const BlockRef& ref, const std::shared_ptr<Writer>& w
   block.spill_generation = 0;
   Appraise(block);
   Charge(block);
-  StartYoung(block);
   BookAll(block);
+  StartYoung(ref);
   blocks.Touch(block);
   if (policy->drops_tokens() && policy->scores() != ScoreSource::kReports) DropLater(ref);
   if (Charged() > Limit()) NeedTick();

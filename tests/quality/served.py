@@ -327,12 +327,13 @@ class Server:
         for _ in range(2400):
             m = self._metrics()
             now = (m["dynacompress_charged_bytes"], m["dynacompress_price_log2"],
-                   m["dynacompress_codec_seconds_total"])  # fmt: skip
+                   m["dynacompress_codec_seconds_total"], m["dynacompress_young_bytes"])  # fmt: skip
             received, folded, dropped = (
                 m[f'dynacompress_reports_total{{result="{what}"}}']
                 for what in ("received", "folded", "dropped")
             )
             waiting = received - folded - dropped
+            waiting += m["dynacompress_young_bytes"]  # without a report they stay for some seconds
             equal = equal + 1 if now == last and waiting == 0 else 0
             last = now
             # Over its budget it may only be slow (other work on this machine), or at its floor.
