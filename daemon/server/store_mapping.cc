@@ -51,6 +51,7 @@ StoreOptions StoreOptionsOf(const config::Options& o) {
   s.learner.codec_share = o.learner.codec_share;
   s.learner.tenant_bytes = o.learner.tenant_bytes;
   s.reuse_half_life_s = o.policy.reuse_half_life_s;
+  s.policy.history.max_step = o.policy.history_step;
   s.young_share = o.policy.young_share;
   s.young_weight = o.policy.young_weight;
   s.young_for = std::chrono::milliseconds(o.policy.young_ms);

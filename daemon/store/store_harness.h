@@ -52,13 +52,7 @@ struct StoreHarness {
   static constexpr size_t kTile = size_t{kBlockTokens} * kDim;    // elements of K or V of a head
   static constexpr size_t kBlock = 2 * kTile * kHeads * kLayers;  // floats of a block
 
-  // Without a nursery, so that a budget presses what was just put.
-  static StoreOptions Defaults() {
-    StoreOptions options;
-    options.young_for = {};
-    return options;
-  }
-  explicit StoreHarness(uint64_t arena_bytes = 4u << 20, StoreOptions opts = Defaults())
+  explicit StoreHarness(uint64_t arena_bytes = 4u << 20, StoreOptions opts = {})
       : options(std::move(opts)), arena_size(arena_bytes) {
     spec.model = "test";
     spec.dtype = DType::kF32;
