@@ -34,7 +34,7 @@ struct PricedSegment {
   int head_begin = 0;
   int layer = 0;
   uint64_t block = 0;     // of the block's hash
-  int16_t log2_h = 0;     // reuse (and that no report came yet), eighths
+  int16_t log2_h = 0;     // reuse, and what a young tile has on top; eighths
   bool observed = false;  // a report has covered the block's layer
   bool frozen = false;    // leased or mapped: its bytes count, its steps do not
 };

@@ -33,18 +33,6 @@ std::vector<int>& Copies(std::vector<Group>* groups, StoreContext& context, cons
   return groups->back().copies;
 }
 
-SegmentId IdOf(const Group& g, int layer, BasisName basis) {
-  return SegmentId{g.context->fingerprint,
-                   basis,
-                   g.hash,
-                   0,
-                   static_cast<uint16_t>(layer),
-                   g.shard.head_begin,
-                   static_cast<uint16_t>(g.shard.head_end - g.shard.head_begin),
-                   g.context->spec.layers[static_cast<size_t>(layer)].head_dim,
-                   g.context->spec.dtype};
-}
-
 }  // namespace
 
 // Sets the price at which all that is held, the blocks of this put, whole, and the rest of those
@@ -57,10 +45,11 @@ void Store::Impl::Anticipate(StoreContext& ctx, TenantId tenant, const wire::Put
   std::vector<int>& own = Copies(&groups, ctx, put.shard, put.quality, put.hashes[0]);
   uint64_t raw = 0, open = 0;
   for (int layer = put.shard.layer_begin; layer < put.shard.layer_end; ++layer)
-    raw += RawSegmentBytes(IdOf(groups[0], layer, 0));
+    raw += RawSegmentBytes(IdOf(ctx, put.shard, layer, put.hashes[0], 0, 0));
   for (const auto& [id, session] : sessions) open += session.open_puts;
   if (Charged() + 2 * raw * (put.hashes.size() + open) <= Target()) return;
-  if (*nursery + raw * (put.hashes.size() + open) <= NurseryRoom()) return;
+  // What the nursery takes is priced when it grows up.
+  if (NurseryTakes(put.quality, raw * (put.hashes.size() + open))) return;
 
   for (const BlockHash& hash : put.hashes) {
     const BlockRef block = blocks.Find({tenant, put.context, hash});
@@ -102,8 +91,8 @@ void Store::Impl::Anticipate(StoreContext& ctx, TenantId tenant, const wire::Put
         c.cells[h].v_kind = top[h].v_kind;
       }
       const int64_t tiles = TileBytes(c.priced);
-      const auto whole =
-          static_cast<int64_t>(EncodedBytes(IdOf(g, layer, basis), top, 0, g.context->Find(basis)));
+      const auto whole = static_cast<int64_t>(EncodedBytes(
+          IdOf(*g.context, g.shard, layer, g.hash, 0, basis), top, 0, g.context->Find(basis)));
       tile_bytes += c.copies * tiles;
       other_bytes +=
           c.copies * (whole - tiles + static_cast<int64_t>(heads * sizeof(record::Cell)));

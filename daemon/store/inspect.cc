@@ -133,7 +133,8 @@ std::vector<ContextFact> Store::Contexts(TenantId tenant) const {
 }
 
 bool Store::NeedsClock() const {
-  return impl_->leases.size() != 0 || !impl_->sessions.empty() || !impl_->drops_due.empty();
+  return impl_->leases.size() != 0 || !impl_->sessions.empty() || !impl_->drops_due.empty() ||
+         !impl_->young.empty();
 }
 
 std::vector<TenantUse> Store::Tenants() const {

@@ -76,6 +76,19 @@ Result<Extent> Store::Impl::Reserve(uint64_t bytes, uint64_t serial, bool nursed
   return extent;
 }
 
+SegmentId Store::Impl::IdOf(const StoreContext& ctx, const Shard& shard, int layer,
+                            const BlockHash& hash, uint32_t index, BasisName basis) {
+  return {ctx.fingerprint,
+          basis,
+          hash,
+          index,
+          static_cast<uint16_t>(layer),
+          shard.head_begin,
+          static_cast<uint16_t>(shard.head_end - shard.head_begin),
+          ctx.spec.layers[static_cast<size_t>(layer)].head_dim,
+          ctx.spec.dtype};
+}
+
 PricedSegment Store::Impl::Fresh(const LadderSet& ladders, std::span<const record::Cell> cells,
                                  const Shard& shard, int layer, const BlockHash& hash) {
   PricedSegment priced;

@@ -125,17 +125,8 @@ void Store::Put(const Caller& caller, const wire::Put& put, std::vector<KvView> 
       }
       auto work = std::make_shared<Impl::EncodeWork>();
       BasisName basis = 0;
-      SegmentId raw_id{put.context,
-                       0,
-                       put.hashes[b],
-                       block->index,
-                       static_cast<uint16_t>(layer),
-                       put.shard.head_begin,
-                       static_cast<uint16_t>(put.shard.head_end - put.shard.head_begin),
-                       ctx->spec.layers[static_cast<size_t>(layer)].head_dim,
-                       ctx->spec.dtype};
-      const bool nursed =
-          put.quality < QualityClass::kHigh && s.NurseryHas(RawSegmentBytes(raw_id));
+      const SegmentId raw = Impl::IdOf(*ctx, put.shard, layer, put.hashes[b], block->index, 0);
+      const bool nursed = s.NurseryTakes(put.quality, RawSegmentBytes(raw));
       work->plan = s.PlanPut(*ctx, caller.tenant, put.shard, layer, put.quality, put.hashes[b],
                              nursed, &basis);
       if (work->plan.empty()) {
@@ -146,15 +137,8 @@ void Store::Put(const Caller& caller, const wire::Put& put, std::vector<KvView> 
       }
       work->basis = ctx->Share(basis);
       EncodeJob& job = work->job;
-      job.id = {put.context,
-                basis,
-                put.hashes[b],
-                block->index,
-                static_cast<uint16_t>(layer),
-                put.shard.head_begin,
-                static_cast<uint16_t>(put.shard.head_end - put.shard.head_begin),
-                ctx->spec.layers[static_cast<size_t>(layer)].head_dim,
-                ctx->spec.dtype};
+      job.id = raw;
+      job.id.basis = basis;
       job.source = sources[slot];
       job.basis = work->basis.get();
       job.rope = ctx->rope_for(layer, job.basis);

@@ -368,13 +368,13 @@ void Store::Impl::FoldBlock(FoldWork& work, const FoldWork::Layer& layer, size_t
         layer.x.begin() + static_cast<long>(static_cast<size_t>(h) * tokens + i * kBlockTokens),
         kBlockTokens, x.begin() + h * kBlockTokens);
   BlockReport report{layer.layer, r.head_begin, heads, x, r.advance};
+  GrowUp(*block, *segment);
   for (size_t k = 0; k < block->history.size(); ++k) {
     BlockHistory& history = block->history[k];
     if (!history.Covers(layer.layer) || !history.Fold(report, options.policy.history).ok())
       continue;
-    const bool priced = segment->booked != nullptr || segment->nursery;
-    segment->nursery.Release();
-    Unbook(*block, *segment);
+    const bool priced = segment->booked != nullptr;
+    if (priced) Unbook(*block, *segment);
     for (int h = r.head_begin; h < r.head_end; ++h) {
       if (h < segment->head_begin || h >= segment->head_end() || h < history.shard().head_begin ||
           h >= history.shard().head_end)

@@ -125,8 +125,8 @@ class Store {
   // Runs when a lease ended before its holder let go of it.
   void OnLeaseRevoked(std::function<void(SessionId, uint64_t lease)> revoked);
 
-  // True while something falls due by itself (leases, unfinished puts, chains
-  // to decide): Tick must run now and then.
+  // True while something falls due by itself (leases, unfinished puts, young blocks, chains to
+  // decide): Tick must run now and then.
   bool NeedsClock() const;
 
   StoreStats stats() const;

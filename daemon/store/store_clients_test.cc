@@ -48,9 +48,7 @@ class StoreClients : public ::testing::TestWithParam<std::pair<int, int>> {
     std::vector<KvView> sources;
     for (uint64_t b = 0; b < kChain; ++b) {
       put.hashes.push_back(StoreHarness::Name(c.first + b));
-      for (const auto& v : StoreHarness::Views(c.data[b], c.layer, 1, 0))
-        sources.push_back({v.k, v.v, v.k_token_stride, v.k_head_stride, v.v_token_stride,
-                           v.v_head_stride, v.dtype});
+      sources.push_back(StoreHarness::Sources(c.data[b], c.layer, 1)[0]);
     }
     c.waits = true;
     s_.store->Put(c.caller, put, sources, {}, [this, &c](const wire::PutReply& reply) {

@@ -50,12 +50,6 @@ struct DropHarness : StoreHarness {
       for (uint64_t mask : Masks(n)) kept += std::popcount(mask);
     return kept;
   }
-  void Drain() {
-    bool drained = false;
-    store->Drain(clock.Now() + std::chrono::hours(1), [&] { drained = true; });
-    Settle();
-    ASSERT_TRUE(drained);
-  }
 };
 
 // Rows of one tile as they were put: [token][dim].

@@ -138,6 +138,15 @@ struct StoreHarness {
     }
     return out;
   }
+  // The same to put from. Views what it is given.
+  static std::vector<KvView> Sources(std::vector<float>& data, int layer_begin = 0,
+                                     int layers = kLayers, int head_begin = 0) {
+    std::vector<KvView> out;
+    for (const auto& v : Views(data, layer_begin, layers, head_begin))
+      out.push_back({v.k, v.v, v.k_token_stride, v.k_head_stride, v.v_token_stride, v.v_head_stride,
+                     v.dtype});
+    return out;
+  }
 
   wire::Put Request(uint64_t n, uint32_t index,
                     QualityClass quality = QualityClass::kBalanced) const {
@@ -153,11 +162,7 @@ struct StoreHarness {
     return put;
   }
   wire::PutReply Put(wire::Put put, std::vector<float> data, const Caller* who = nullptr) {
-    auto views = Views(data, put.layer_begin, put.layer_count, put.shard.head_begin);
-    std::vector<KvView> sources;
-    for (const auto& v : views)
-      sources.push_back({v.k, v.v, v.k_token_stride, v.k_head_stride, v.v_token_stride,
-                         v.v_head_stride, v.dtype});
+    const auto sources = Sources(data, put.layer_begin, put.layer_count, put.shard.head_begin);
     wire::PutReply reply;
     bool done = false;
     store->Put(who != nullptr ? *who : caller, put, sources, {}, [&](wire::PutReply r) {
@@ -191,7 +196,7 @@ struct StoreHarness {
     auto reply = store->Lookup(caller, look);
     return reply;
   }
-  // One block of a lease, whole.
+  // The first blocks of a lease, whole.
   Store::Fetched Fetch(uint64_t lease, uint32_t at, std::vector<float>* out,
                        bool want_masks = false) {
     out->assign(kBlock, NAN);
@@ -254,6 +259,29 @@ struct StoreHarness {
     store->Report(caller, r, bytes, [&](Status s) { status = s; });
     Settle();
     ASSERT_TRUE(status.ok()) << status.ToString();
+  }
+  // Everything that may leave memory leaves it; then there is room again.
+  void Squeeze() {
+    store->SetBudget(1024);
+    for (int i = 0; i < 5; ++i) Settle();
+    store->SetBudget(0);
+  }
+  // As before a clean stop.
+  void Drain() {
+    bool drained = false;
+    store->Drain(clock.Now() + std::chrono::hours(1), [&] { drained = true; });
+    Settle();
+    ASSERT_TRUE(drained);
+  }
+  // The first blocks of a lease, whole.
+  wire::Fetch FetchOf(uint64_t lease, uint32_t blocks = 1) const {
+    wire::Fetch fetch;
+    fetch.context = context;
+    fetch.lease = lease;
+    fetch.head_end = kHeads;
+    fetch.layer_count = kLayers;
+    fetch.block_count = blocks;
+    return fetch;
   }
   void Wait(int ms = 1500) {
     clock.Advance(std::chrono::milliseconds(ms));

@@ -90,10 +90,13 @@ struct Store::Impl {
   // As a put enters the book: never reported, no reuse. Views what it is given.
   static PricedSegment Fresh(const LadderSet& ladders, std::span<const record::Cell> cells,
                              const Shard& shard, int layer, const BlockHash& hash);
+  static SegmentId IdOf(const StoreContext& ctx, const Shard& shard, int layer,
+                        const BlockHash& hash, uint32_t index, BasisName basis);
   // ---- young.cc
-  int16_t YoungEighths() const;            // what is added to log2 h
-  uint64_t NurseryRoom() const;            // bytes of the arena, beside the budget
-  bool NurseryHas(uint64_t bytes);         // now; the oldest may have to go
+  int16_t YoungEighths() const;  // what is added to log2 h
+  uint64_t NurseryRoom() const;  // bytes of the arena, beside the budget
+  // That many raw bytes of that class may stand there now; the oldest may have to go.
+  bool NurseryTakes(QualityClass quality, uint64_t bytes);
   void StartYoung(const BlockRef& block);  // committed now
   void GrowUp(Block& block, Segment& segment);
   void YoungSlice();
@@ -249,7 +252,7 @@ struct Store::Impl {
   std::deque<PendingReport> reports;
   std::deque<DueDrop> drops_due;  // by time; at most kMaxDropsDue
   std::shared_ptr<uint64_t> nursery = std::make_shared<uint64_t>(0);  // bytes of young segments
-  std::deque<Young> young;                                            // by time
+  std::deque<Young> young;                                            // by time; at most kMaxYoung
   std::shared_ptr<DropWork> drop;                                     // under way; one at a time
   uint64_t reports_bytes = 0;
   uint32_t reports_running = 0;

@@ -8,13 +8,6 @@ namespace {
 
 using testing::StoreHarness;
 
-// Everything that may leave memory leaves it; then there is room again.
-void Squeeze(StoreHarness& s) {
-  s.store->SetBudget(1024);
-  for (int i = 0; i < 5; ++i) s.Settle();
-  s.store->SetBudget(0);
-}
-
 void WithoutSpill(StoreHarness& s) {
   s.with_spill = false;
   s.Restart();
@@ -32,7 +25,7 @@ Status PutFor(StoreHarness& s, uint64_t n, uint32_t ttl_ms, Durability durabilit
 TEST(StorePromises, DeletedAfterAReplacementStaysDeleted) {
   StoreHarness s;
   ASSERT_TRUE(s.PutBlock(1, 0).ok());
-  Squeeze(s);
+  s.Squeeze();
   ASSERT_EQ(s.spill_disk->blocks.size(), 1u);
   ASSERT_TRUE(s.PutBlock(1, 0, QualityClass::kExact).ok());
   EXPECT_EQ(s.store->Delete(s.caller, {s.context, {StoreHarness::Name(1)}}).count, 1u);
@@ -48,10 +41,7 @@ TEST(StorePromises, DeletedWhileAReplacedBlockWasBankedStaysDeleted) {
   wire::Put put = s.Request(1, 0);
   put.durability = Durability::kPersistent;
   auto data = StoreHarness::Data(1);
-  std::vector<KvView> sources;
-  for (const auto& v : StoreHarness::Views(data, 0, 2, 0))
-    sources.push_back(
-        {v.k, v.v, v.k_token_stride, v.k_head_stride, v.v_token_stride, v.v_head_stride, v.dtype});
+  const auto sources = StoreHarness::Sources(data);
   s.store->Put(s.caller, put, sources, {}, [](wire::PutReply) {});
   s.Settle();
   ASSERT_TRUE(s.PutBlock(1, 0, QualityClass::kExact).ok());
@@ -67,7 +57,7 @@ TEST(StorePromises, DurableCopySurvivesEvictionOfWhatReplacedIt) {
   WithoutSpill(s);
   ASSERT_TRUE(s.PutBlock(1, 0, QualityClass::kBalanced, Durability::kPersistent).ok());
   ASSERT_TRUE(s.PutBlock(1, 0, QualityClass::kExact).ok());
-  Squeeze(s);
+  s.Squeeze();
   EXPECT_LT(s.ErrorOf(1), 1e-3);
   s.Restart();
   EXPECT_LT(s.ErrorOf(1), 1e-3) << "acknowledged persistent";
@@ -80,7 +70,7 @@ TEST(StorePromises, DurableExistsIsOfTheWholeShardThatWasPut) {
   half.durability = Durability::kPersistent;
   ASSERT_TRUE(s.Put(half, StoreHarness::Data(1)).status.ok());
   ASSERT_TRUE(s.PutBlock(1, 0).ok()) << "the whole, in memory";
-  Squeeze(s);
+  s.Squeeze();
   s.spill->Damage({s.caller.tenant, s.context, StoreHarness::Name(1)},
                   {PartId::Kind::kSegment, 0, 0});
   const auto put = [&] {
@@ -95,7 +85,7 @@ TEST(StorePromises, LeaseIsNotServedLessThanItPromised) {
   StoreHarness s;
   ASSERT_TRUE(s.PutBlock(1, 0, QualityClass::kBalanced, Durability::kPersistent).ok());
   ASSERT_TRUE(s.PutBlock(1, 0, QualityClass::kExact).ok());
-  Squeeze(s);
+  s.Squeeze();
   s.spill->Damage({s.caller.tenant, s.context, StoreHarness::Name(1)},
                   {PartId::Kind::kSegment, 0, 0});
   const auto hit = s.Lookup({1}, QualityClass::kExact);
@@ -110,10 +100,7 @@ TEST(StorePromises, DurablePutUnderWayIsNotAcknowledgedByAnother) {
   wire::Put put = s.Request(1, 0);
   put.durability = Durability::kPersistent;
   auto data = StoreHarness::Data(1);
-  std::vector<KvView> sources;
-  for (const auto& v : StoreHarness::Views(data, 0, 2, 0))
-    sources.push_back(
-        {v.k, v.v, v.k_token_stride, v.k_head_stride, v.v_token_stride, v.v_head_stride, v.dtype});
+  const auto sources = StoreHarness::Sources(data);
   wire::PutReply first, second;
   s.store->Put(s.caller, put, sources, {}, [&](wire::PutReply reply) { first = reply; });
   s.store->Put(s.caller, put, sources, {}, [&](wire::PutReply reply) { second = reply; });
@@ -127,7 +114,7 @@ TEST(StorePromises, RestartTakesTheBankWhereAnOlderSpillCopyIsOfAnotherShard) {
   wire::Put half = s.Request(1, 0);
   half.shard = {0, StoreHarness::kLayers, 0, 1};
   ASSERT_TRUE(s.Put(half, StoreHarness::Data(1)).status.ok());
-  Squeeze(s);
+  s.Squeeze();
   const MemoryDisk stale = *s.spill_disk;
   s.store->Delete(s.caller, {s.context, {StoreHarness::Name(1)}});
   ASSERT_TRUE(s.PutBlock(1, 0, QualityClass::kBalanced, Durability::kPersistent).ok());
@@ -141,7 +128,7 @@ TEST(StorePromises, BanksCopyIsNotTakenForTheClassThatReplacedIt) {
   WithoutSpill(s);
   ASSERT_TRUE(s.PutBlock(1, 0, QualityClass::kBalanced, Durability::kPersistent).ok());
   ASSERT_TRUE(s.PutBlock(1, 0, QualityClass::kExact).ok());
-  Squeeze(s);  // balanced is what is left
+  s.Squeeze();  // balanced is what is left
   ASSERT_TRUE(s.PutBlock(1, 0, QualityClass::kExact, Durability::kPersistent).ok());
   EXPECT_EQ(s.ErrorOf(1), 0) << "EXISTS would promise what is not there";
 }
@@ -155,7 +142,7 @@ TEST(StorePromises, DurableShardSurvivesEvictionOfAVolatileOne) {
     part.shard = {0, StoreHarness::kLayers, head, static_cast<uint16_t>(head + 1)};
     ASSERT_TRUE(s.Put(part, StoreHarness::Data(1)).status.ok());
   }
-  Squeeze(s);
+  s.Squeeze();
   wire::Lookup look;
   look.context = s.context;
   look.shard = {0, StoreHarness::kLayers, 0, 1};
@@ -253,7 +240,7 @@ TEST(StorePromises, BetterShardJoinsASpilledBlockWithoutItsHole) {
   wire::Put part = s.Request(1, 0);
   part.shard = {0, StoreHarness::kLayers, 0, 1};
   ASSERT_TRUE(s.Put(part, StoreHarness::Data(1)).status.ok());
-  Squeeze(s);
+  s.Squeeze();
   part.shard = {0, StoreHarness::kLayers, 1, 2};
   part.quality = QualityClass::kExact;
   EXPECT_EQ(s.Put(part, StoreHarness::Data(1)).status.code(), StatusCode::kRetry)
@@ -266,7 +253,7 @@ TEST(StorePromises, BetterShardJoinsASpilledBlockWithoutItsHole) {
 TEST(StorePromises, BlockIsReadBackIntoAnArenaInPieces) {
   StoreHarness s(1u << 20);
   ASSERT_TRUE(s.PutBlock(1, 0, QualityClass::kExact, Durability::kPersistent).ok());
-  Squeeze(s);
+  s.Squeeze();
   ASSERT_EQ(s.arena->used_bytes(), 0u);
   std::vector<BlockHash> names;
   for (uint64_t n = 0; n < 57; ++n) {  // holes half as long as a segment
@@ -338,9 +325,7 @@ TEST(Promises, ABatchIsCodedAtThePriceAtWhichItFits) {
   for (uint64_t n = 1; n <= kBlocks; ++n) {
     put.hashes.push_back(StoreHarness::Name(n));
     data.push_back(StoreHarness::Data(n));
-    for (const auto& v : StoreHarness::Views(data.back(), 0, StoreHarness::kLayers, 0))
-      sources.push_back({v.k, v.v, v.k_token_stride, v.k_head_stride, v.v_token_stride,
-                         v.v_head_stride, v.dtype});
+    for (const KvView& v : StoreHarness::Sources(data.back())) sources.push_back(v);
   }
   wire::PutReply reply;
   s.store->Put(s.caller, put, sources, {}, [&](wire::PutReply r) { reply = std::move(r); });

@@ -41,11 +41,7 @@ TEST(StoreRaces, ClearDuringABankWriteStaysCleared) {
   wire::Put put = s.Request(1, 0);
   put.durability = Durability::kPersistent;
   auto data = StoreHarness::Data(1);
-  auto views = StoreHarness::Views(data, 0, 2, 0);
-  std::vector<KvView> src;
-  for (auto& v : views)
-    src.push_back(
-        {v.k, v.v, v.k_token_stride, v.k_head_stride, v.v_token_stride, v.v_head_stride, v.dtype});
+  const auto src = StoreHarness::Sources(data);
   s.store->Put(s.caller, put, src, {}, [](wire::PutReply) {});
   s.Settle();
   EXPECT_EQ(s.store->Clear(s.caller, {s.context}).count, 1u);
@@ -58,32 +54,22 @@ TEST(StoreRaces, ClearDuringABankWriteStaysCleared) {
 // The read that ends was of a copy that is not the block's any more: its miss is not the block's.
 TEST(StoreRaces, AMissOfAnOlderCopyIsNotOfWhatTookItsPlace) {
   StoreHarness s;
-  const auto squeeze = [&] {
-    s.store->SetBudget(1024);
-    for (int i = 0; i < 20; ++i) s.Settle();
-    s.store->SetBudget(0);
-  };
   ASSERT_TRUE(s.PutBlock(1, 0).ok());
-  squeeze();
+  s.Squeeze();
   s.spill->Damage({s.caller.tenant, s.context, StoreHarness::Name(1)},
                   {PartId::Kind::kSegment, 0, 0});
   s.spill->Hold();
   std::vector<float> out(StoreHarness::kBlock);
   const auto hit = s.Lookup({1});
   ASSERT_EQ(hit.run, 1u);
-  wire::Fetch fetch;
-  fetch.context = s.context;
-  fetch.lease = hit.lease;
-  fetch.head_end = StoreHarness::kHeads;
-  fetch.layer_count = StoreHarness::kLayers;
-  fetch.block_count = 1;
+  const wire::Fetch fetch = s.FetchOf(hit.lease, 1);
   Status fetched;
   s.store->Fetch(s.caller, fetch, StoreHarness::Views(out, 0, StoreHarness::kLayers, 0), {},
                  [&](Store::Fetched f) { fetched = f.reply.status; });
   s.Settle();
   ASSERT_TRUE(s.PutBlock(1, 0, QualityClass::kExact, Durability::kPersistent).ok());
   s.store->ReleaseLease(s.caller, hit.lease);
-  squeeze();  // it has the bank's copy
+  s.Squeeze();  // it has the bank's copy
   s.spill->ReleaseAll();
   s.Settle();
   EXPECT_EQ(fetched.code(), StatusCode::kRetry);
@@ -118,12 +104,7 @@ TEST(StoreRaces, BlockDeletedUnderALeaseIsAMissAndNoMore) {
       targets.push_back(v);
     }
   }
-  wire::Fetch fetch;
-  fetch.context = s.context;
-  fetch.lease = lease.lease;
-  fetch.head_end = StoreHarness::kHeads;
-  fetch.layer_count = StoreHarness::kLayers;
-  fetch.block_count = 4;
+  wire::Fetch fetch = s.FetchOf(lease.lease, 4);
   Store::Fetched got;
   s.store->Fetch(s.caller, fetch, targets, {}, [&](Store::Fetched f) { got = std::move(f); });
   s.Settle();
@@ -140,10 +121,7 @@ TEST(StoreRaces, BlockDeletedUnderALeaseIsAMissAndNoMore) {
   }
 
   // All of it, also while a block is read back: the lease is a valid one till its end.
-  bool drained = false;
-  s.store->Drain(s.clock.Now() + std::chrono::hours(1), [&] { drained = true; });
-  s.Settle();
-  ASSERT_TRUE(drained);
+  s.Drain();
   s.Restart();
   s.spill->Hold();
   const auto next = s.Lookup({1, 4});
@@ -263,10 +241,7 @@ class StoreEnds : public ::testing::Test {
     wire::Put put = s.Request(n, 0);
     put.durability = Durability::kPersistent;
     auto data = StoreHarness::Data(n);
-    std::vector<KvView> from;
-    for (const auto& v : StoreHarness::Views(data, 0, StoreHarness::kLayers, 0))
-      from.push_back({v.k, v.v, v.k_token_stride, v.k_head_stride, v.v_token_stride,
-                      v.v_head_stride, v.dtype});
+    const auto from = StoreHarness::Sources(data);
     s.store->Put(s.caller, put, from, {memory, {}}, [memory](wire::PutReply) {});
     s.Settle();
   }
@@ -290,12 +265,7 @@ TEST_F(StoreEnds, WhileAFetchWaitsForAReadBack) {
   ASSERT_EQ(hit.run, 1u);
   s.bank->Hold();
   auto memory = std::make_shared<std::vector<float>>(StoreHarness::kBlock);
-  wire::Fetch fetch;
-  fetch.context = s.context;
-  fetch.lease = hit.lease;
-  fetch.head_end = StoreHarness::kHeads;
-  fetch.layer_count = StoreHarness::kLayers;
-  fetch.block_count = 1;
+  const wire::Fetch fetch = s.FetchOf(hit.lease, 1);
   s.store->Fetch(s.caller, fetch, StoreHarness::Views(*memory, 0, StoreHarness::kLayers, 0),
                  {memory, {}}, [memory](Store::Fetched) {});
   ASSERT_GT(memory.use_count(), 1);

@@ -61,10 +61,7 @@ TEST(StoreRestart, APinThatComesWhileTheBankWritesIsInTheRow) {
   wire::Put put = s.Request(1, 0);
   put.durability = Durability::kPersistent;
   auto data = StoreHarness::Data(1);
-  std::vector<KvView> from;
-  for (const auto& v : StoreHarness::Views(data, 0, kLayers, 0))
-    from.push_back(
-        {v.k, v.v, v.k_token_stride, v.k_head_stride, v.v_token_stride, v.v_head_stride, v.dtype});
+  const auto from = StoreHarness::Sources(data);
   s.store->Put(s.caller, put, from, {}, [](wire::PutReply) {});
   s.Settle();
   wire::CountReply pinned;
@@ -98,10 +95,7 @@ TEST(StoreRestart, APinOfADurableBlockIsAnsweredWhenTheBankHasSyncedIt) {
   again.durability = Durability::kPersistent;
   again.ttl_ms = 60'000;
   auto data = StoreHarness::Data(1);
-  std::vector<KvView> from;
-  for (const auto& v : StoreHarness::Views(data, 0, kLayers, 0))
-    from.push_back(
-        {v.k, v.v, v.k_token_stride, v.k_head_stride, v.v_token_stride, v.v_head_stride, v.dtype});
+  const auto from = StoreHarness::Sources(data);
 
   s.bank->Hold();
   pin(1, "first");
@@ -134,10 +128,7 @@ TEST(StoreRestart, PinsOfTheSpillSurviveAStop) {
   StoreHarness s;
   ASSERT_TRUE(s.PutBlock(1, 0).ok());
   Pin(s, 1, true);
-  bool drained = false;
-  s.store->Drain(s.clock.Now() + std::chrono::hours(1), [&] { drained = true; });
-  s.Settle();
-  ASSERT_TRUE(drained);
+  s.Drain();
   s.Restart();
   EXPECT_TRUE(Pinned(s, 1));
   Pin(s, 1, false);  // on the disk
@@ -150,10 +141,7 @@ TEST(StoreRestart, PinsOfTheSpillSurviveAStop) {
 TEST(StoreRestart, TheBankStandsWithoutTheSpillsRows) {
   StoreHarness s;
   ASSERT_TRUE(s.PutBlock(1, 0).ok());
-  bool drained = false;
-  s.store->Drain(s.clock.Now() + std::chrono::hours(1), [&] { drained = true; });
-  s.Settle();
-  ASSERT_TRUE(drained);
+  s.Drain();
   s.Restart();
   s.bank->FailNext(1, Internal("a fault"));
   EXPECT_FALSE(s.PutBlock(1, 0, QualityClass::kBalanced, Durability::kPersistent).ok());
@@ -171,10 +159,7 @@ TEST(StoreRestart, TheBankStandsWithoutTheSpillsRows) {
 TEST(StoreRestart, ACopyThatOutlivedItsDeletionIsAnOlderGeneration) {
   StoreHarness s;
   ASSERT_TRUE(s.PutBlock(1, 0, QualityClass::kExact).ok());
-  bool drained = false;
-  s.store->Drain(s.clock.Now() + std::chrono::hours(1), [&] { drained = true; });
-  s.Settle();
-  ASSERT_TRUE(drained);
+  s.Drain();
   s.Restart();
   s.spill->FailNext(1, Internal("a fault"));
   ASSERT_EQ(s.store->Delete(s.caller, {s.context, {StoreHarness::Name(1)}}).count, 1u);
@@ -193,10 +178,7 @@ TEST(StoreRestart, ACopyThatOutlivedItsDeletionIsAnOlderGeneration) {
 TEST(StoreRestart, WhatTheBankHasIsNotTakenForTheSpillsBetterCopy) {
   StoreHarness s;
   ASSERT_TRUE(s.PutBlock(1, 0).ok());
-  bool drained = false;
-  s.store->Drain(s.clock.Now() + std::chrono::hours(1), [&] { drained = true; });
-  s.Settle();
-  ASSERT_TRUE(drained);
+  s.Drain();
   s.Restart();
   ASSERT_LT(s.ErrorOf(1), 1e-3);
   const auto lease = s.Lookup({1});  // it stays in RAM

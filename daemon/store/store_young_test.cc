@@ -59,8 +59,10 @@ TEST(Young, EndsByItselfAndWhenTheBudgetIsSet) {
   const uint64_t beside = s.store->stats().charged_bytes;
   const uint64_t young = s.Young();
   ASSERT_GT(young, 0u);
+  EXPECT_TRUE(s.store->NeedsClock());
   s.Wait(10'001);
   EXPECT_EQ(s.Young(), 0u);
+  EXPECT_FALSE(s.store->NeedsClock());
   EXPECT_EQ(s.store->stats().charged_bytes, beside + young);
   ASSERT_TRUE(s.PutBlock(2, 1).ok());
   EXPECT_GT(s.Young(), 0u);

@@ -10,6 +10,11 @@
 #include "daemon/store/store_impl.h"
 
 namespace dyna {
+namespace {
+
+constexpr size_t kMaxYoung = 1 << 20;  // blocks, those that grew up early among them
+
+}  // namespace
 
 int16_t Store::Impl::YoungEighths() const {
   return static_cast<int16_t>(
@@ -21,9 +26,10 @@ uint64_t Store::Impl::NurseryRoom() const {
   return static_cast<uint64_t>(static_cast<double>(arena.capacity()) * options.young_share);
 }
 
-bool Store::Impl::NurseryHas(uint64_t bytes) {
+bool Store::Impl::NurseryTakes(QualityClass quality, uint64_t bytes) {
   const uint64_t room = NurseryRoom();
-  if (bytes > room) return false;
+  // A class of one rung has nothing that a report could save.
+  if (quality >= QualityClass::kHigh || bytes > room) return false;
   while (*nursery + bytes > room && !young.empty() && Charged() <= Limit()) EndYoung();
   return *nursery + bytes <= room;
 }
@@ -34,6 +40,7 @@ void Store::Impl::StartYoung(const BlockRef& block) {
     return;
   block->young_until = clock.Now() + options.young_for;
   young.push_back({block->young_until, block});
+  if (young.size() > kMaxYoung) EndYoung();
 }
 
 void Store::Impl::GrowUp(Block& block, Segment& segment) {

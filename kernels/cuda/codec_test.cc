@@ -8,7 +8,7 @@
 #include <random>
 #include <vector>
 
-#include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/cuda_test.h"
 #include "kernels/segment_layout.h"
 #include "kernels/test_data.h"
 
@@ -35,23 +35,8 @@ struct Block {
   std::vector<TilePlan> plan;
 };
 
-class CudaCodec : public ::testing::Test {
+class CudaCodec : public testing::CudaTest {
  protected:
-  void SetUp() override {
-    auto cuda = MakeCudaBackend();
-    if (!cuda.ok()) {
-      ASSERT_EQ(cuda.status().code(), StatusCode::kUnsupported) << cuda.status().ToString();
-      GTEST_SKIP() << cuda.status().ToString();
-    }
-    cuda_ = std::move(*cuda);
-    cpu_ = std::move(*MakeCpuBackend());
-    const auto seed = std::random_device{}();
-    std::printf("seed %u\n", seed);
-    random_.seed(seed);
-    few_ = std::getenv("DYNA_FEW_TILES") != nullptr;
-  }
-  int Int(int low, int high) { return std::uniform_int_distribution<int>(low, high)(random_); }
-
   Block Make(int d) {
     Block b;
     b.d = d;
@@ -222,9 +207,6 @@ class CudaCodec : public ::testing::Test {
   };
   std::map<int, Count> counts_;
   double worst_ = 0;
-  std::unique_ptr<Backend> cuda_, cpu_;
-  std::mt19937 random_;
-  bool few_ = false;
 };
 
 TEST_F(CudaCodec, EncodesAndDecodesAsTheCpu) {

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/cuda_test.h"
 #include "kernels/test_data.h"
 
 namespace dyna {
@@ -25,23 +25,8 @@ struct Shape {
   bool given = false;
 };
 
-class CudaScore : public ::testing::Test {
+class CudaScore : public testing::CudaTest {
  protected:
-  void SetUp() override {
-    auto cuda = MakeCudaBackend();
-    if (!cuda.ok()) {
-      ASSERT_EQ(cuda.status().code(), StatusCode::kUnsupported) << cuda.status().ToString();
-      GTEST_SKIP() << cuda.status().ToString();
-    }
-    cuda_ = std::move(*cuda);
-    cpu_ = std::move(*MakeCpuBackend());
-    const auto seed = std::random_device{}();
-    std::printf("seed %u\n", seed);
-    random_.seed(seed);
-    few_ = std::getenv("DYNA_FEW_TILES") != nullptr;
-  }
-  int Int(int low, int high) { return std::uniform_int_distribution<int>(low, high)(random_); }
-
   // A chain in every kind of K, with tokens dropped here and there.
   void MakeChain(const Shape& shape) {
     testing::Model model;
@@ -128,13 +113,10 @@ class CudaScore : public ::testing::Test {
     }
   }
 
-  std::unique_ptr<Backend> cuda_, cpu_;
-  std::mt19937 random_;
   std::shared_ptr<const Basis> basis_;
   std::unique_ptr<RopeTable> table_;
   std::vector<AlignedBytes> segments_;
   float worst_ = 0;
-  bool few_ = false;
 };
 
 TEST_F(CudaScore, IsThatOfTheCpu) {

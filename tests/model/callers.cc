@@ -44,10 +44,9 @@ void Model::Put() {
     truth_[b].Asked(put.ttl_ms == 0 ? 0 : Now() + put.ttl_ms);
   }
   for (auto& data : call->data)
-    for (const auto& v :
-         StoreHarness::Views(data, put.layer_begin, put.layer_count, put.shard.head_begin))
-      sources.push_back({v.k, v.v, v.k_token_stride, v.k_head_stride, v.v_token_stride,
-                         v.v_head_stride, v.dtype});
+    for (const KvView& v :
+         StoreHarness::Sources(data, put.layer_begin, put.layer_count, put.shard.head_begin))
+      sources.push_back(v);
   const Caller who = Somebody();
   wire::PutReply early;
   if (!s_.store->WantsPut(who, put, &early)) return Acknowledge(put, whole, call->blocks, early);

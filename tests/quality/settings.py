@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import retrieval
 import texts
@@ -71,24 +71,23 @@ def _learning() -> list[Setting]:
     ]
 
 
-def _hedge() -> list[Setting]:
+def _swept(name: str, values: Sequence[float]) -> list[Setting]:
+    """One option of [policy] at these values, at 6 and 8 x."""
     profile = profile_of(PROFILE)
     return [
-        Setting(f"hedge {hedge:g}, {ratio:g} x", ratio, profile,
-                config=_policy(hedge=hedge), quality="small")
+        Setting(f"{name} {value:g}, {ratio:g} x", ratio, profile,
+                config=_policy(**{name: value}), quality="small")
         for ratio in (6.0, 8.0)
-        for hedge in (0.0, 0.25, 0.5, 0.75, 1.0)
+        for value in values
     ]  # fmt: skip
+
+
+def _hedge() -> list[Setting]:
+    return _swept("hedge", (0.0, 0.25, 0.5, 0.75, 1.0))
 
 
 def _gamma() -> list[Setting]:
-    profile = profile_of(PROFILE)
-    return [
-        Setting(f"gamma {gamma:g}, {ratio:g} x", ratio, profile,
-                config=_policy(gamma=gamma), quality="small")
-        for ratio in (6.0, 8.0)
-        for gamma in (0.0, 0.25, 0.5, 1.0, 2.0)
-    ]  # fmt: skip
+    return _swept("gamma", (0.0, 0.25, 0.5, 1.0, 2.0))
 
 
 def _half_life() -> list[Setting]:
