@@ -58,7 +58,8 @@ bool PriceBook::Solve(int64_t budget) {
     price_ = Fall(price_, left, std::max<int64_t>(budget, 1));
     return true;
   }
-  const int64_t need = bytes_ - target(budget);
+  // Where the floors fit, but not with the slack: no dearer than the last step there is.
+  const int64_t need = std::min(bytes_ - target(budget), FreedAt(kDearestPrice));
   Price low = price_, high = kDearestPrice;  // not enough at `low`, all there is at `high`
   while (high - low > 1) {
     const Price middle = low + (high - low) / 2;
@@ -77,7 +78,5 @@ int64_t PriceBook::bytes(uint64_t tenant) const {
   const auto it = tenants_.find(tenant);
   return it == tenants_.end() ? 0 : it->second.bytes;
 }
-
-int64_t PriceBook::projected() const { return bytes_ - FreedAt(price_); }
 
 }  // namespace dyna

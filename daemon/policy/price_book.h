@@ -43,7 +43,8 @@ class PriceBook {
 
   int64_t bytes() const { return bytes_; }  // of all tiles, as they are
   int64_t bytes(uint64_t tenant) const;
-  int64_t projected() const;    // after every step below today's prices
+  int64_t projected() const { return projected(price_); }  // after every step below today's prices
+  int64_t projected(Price price) const { return bytes_ - FreedAt(price); }  // the same at `price`
   int64_t floor_bytes() const;  // after every step there is
   const PriceOptions& options() const { return options_; }
 

@@ -289,6 +289,24 @@ TEST(PriceBook, PriceAndTilesDoNotWobble) {
   EXPECT_GE(book.price(), price - kEighths * kPriceSub);
 }
 
+// Where a budget takes the floors and nothing below: no dearer than the dearest step there is, or
+// whoever compares the price with that of moving a block would move them all.
+TEST(PriceBook, PriceOfTheFloorsIsThatOfTheLastStep) {
+  auto dice = testing::Dice("floors");
+  Pool pool(false, QualityClass::kBalanced);
+  PriceBook book;
+  for (int i = 0; i < 200; ++i) {
+    const Pool::Item& item = pool.AddItem(dice, 8);
+    book.Add(0, pool.Priced(item));
+  }
+  const int64_t floors = book.floor_bytes();
+  ASSERT_GT(book.bytes(), 2 * floors);
+  EXPECT_TRUE(book.Solve(floors + 1));
+  EXPECT_EQ(book.projected(), floors);
+  EXPECT_LT(Log2Price(book.price()), 10);
+  EXPECT_GT(book.projected(book.price() - 1), floors) << "the last step is below the price";
+}
+
 TEST(PriceBook, TenantOverItsQuotaPaysMore) {
   auto dice = testing::Dice("tenants");
   Pool pool(false, QualityClass::kBalanced, 1);

@@ -353,12 +353,15 @@ void Store::Impl::ToSpilled(Block& block) {
 
 void Store::Impl::Spill(const BlockRef& block) {
   block->spilling = true;
+  const uint64_t bytes = block->segment_bytes();
+  moving_bytes += bytes;
   const uint32_t generation = block->generation, revision = block->revision;
   const auto history = static_cast<uint32_t>(PackHistory(block->history).size());
   WriteBlock(block, *spill, false, MetaOf(*block),
-             [this, block, epoch = block->epoch, generation, revision, history,
+             [this, block, bytes, epoch = block->epoch, generation, revision, history,
               wrote = std::pair(block->pinned, block->expires_at_ms)](Status status) {
                block->spilling = false;
+               moving_bytes -= bytes;
                NeedTick();
                // Not the generation alone: it is an old one again where the bank's copy was taken.
                if (block->state() == BlockState::kGone || block->epoch != epoch) return;

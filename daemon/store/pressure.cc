@@ -39,7 +39,6 @@ bool Store::Impl::Pressure(TimePoint until) {
   const uint64_t pending = arena.stats().retired_bytes + transcode_gain;
   if (charged <= target + pending) return true;  // what is under way will do
   const uint64_t excess = charged - target - pending;
-  const bool dear = book.price() > static_cast<Price>(options.spill_log2_price * kPriceOctave);
   if (!sweep_idle) DemoteSlice(until);
   if (waits) return true;
   if (sweep_idle && transcodes == 0 && floors_fit && book.price() < kDearestPrice) {
@@ -48,8 +47,11 @@ bool Store::Impl::Pressure(TimePoint until) {
     sweep_idle = false;
   } else if (sweep_idle && transcodes == 0) {
     MoveColdBlocks(excess);
-  } else if (spill != nullptr && (dear || !floors_fit)) {
-    MoveColdBlocks(excess);
+  } else if (spill != nullptr) {
+    // What no bits below the price of moving would give.
+    const auto moving = static_cast<Price>(options.spill_log2_price * kPriceOctave);
+    const int64_t over = book.projected(std::min(moving, book.price())) - tiles;
+    MoveColdBlocks(std::min(excess, static_cast<uint64_t>(std::max<int64_t>(over, 0))));
   }
   return true;
 }
@@ -69,7 +71,7 @@ bool Store::Impl::DemoteSlice(TimePoint until) {
       sweep_at = blocks.Find(block->key);
       return true;
     }
-    if (!Priced(*block) || Frozen(*block)) continue;
+    if (!Priced(*block) || Frozen(*block) || block->spilling) continue;
     BlockRef ref;
     for (size_t i = 0; i < block->segments.size(); ++i) {
       Segment& s = block->segments[i];
@@ -236,7 +238,7 @@ void Store::Impl::FlushTranscodes() {
 
 bool Store::Impl::MoveColdBlocks(uint64_t excess) {
   if (clock.Now() < retry_disk_at) return false;
-  uint64_t freed = 0;
+  uint64_t freed = moving_bytes;
   bool moved = false;
   const int64_t now = clock.UnixMillis();
   while (freed < excess && disk_bytes < std::min(kMovesAtOnce, options.disk_in_flight)) {

@@ -16,7 +16,7 @@ constexpr int kHeads = StoreHarness::kHeads, kLayers = StoreHarness::kLayers,
               kDim = StoreHarness::kDim;
 
 StoreOptions Options(const char* policy, double keep = .25, int window = 16) {
-  StoreOptions options;
+  StoreOptions options = testing::NoNursery();
   options.policy.name = policy;
   options.policy.drop.keep = keep;
   options.policy.drop.window = window;

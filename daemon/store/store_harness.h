@@ -47,12 +47,19 @@ class ManualCodec final : public CodecRunner {
   std::deque<Job> jobs_;
 };
 
+// Defaults without a nursery: what is put is under the budget at once, as most tests want it.
+inline StoreOptions NoNursery() {
+  StoreOptions options;
+  options.young_for = std::chrono::milliseconds(0);
+  return options;
+}
+
 struct StoreHarness {
   static constexpr int kLayers = 2, kHeads = 2, kDim = 32;
   static constexpr size_t kTile = size_t{kBlockTokens} * kDim;    // elements of K or V of a head
   static constexpr size_t kBlock = 2 * kTile * kHeads * kLayers;  // floats of a block
 
-  explicit StoreHarness(uint64_t arena_bytes = 4u << 20, StoreOptions opts = {})
+  explicit StoreHarness(uint64_t arena_bytes = 4u << 20, StoreOptions opts = NoNursery())
       : options(std::move(opts)), arena_size(arena_bytes) {
     spec.model = "test";
     spec.dtype = DType::kF32;

@@ -274,6 +274,7 @@ struct Store::Impl {
   uint64_t transcode_gain = 0;       // bytes that running demotions will free
   int64_t overshoot = 0;             // tile bytes asked for beyond the excess (padding)
   uint64_t disk_bytes = 0;           // on their way to a disk
+  uint64_t moving_bytes = 0;         // of them, those that leave RAM for it
   uint64_t rows_failed[2] = {0, 0};  // of EnsureRows; [1]: in the bank
   uint64_t in_flight = 0;            // codec jobs and disk operations
   Arena::Plan plan;                  // of the compaction under way

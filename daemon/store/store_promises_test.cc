@@ -338,5 +338,41 @@ TEST(Promises, ABatchIsCodedAtThePriceAtWhichItFits) {
   EXPECT_GT(stats.charged_bytes, stats.budget_bytes * 65 / 100) << "coded narrower than need be";
 }
 
+// Where there is room for little more than the floors, bits go and blocks stay: none is moved to
+// disk beside. (They went by the dozen: the price rose without end in one step.)
+TEST(Promises, FloorsThatFitAreReachedBeforeAnythingIsMoved) {
+  constexpr uint32_t kBlocks = 64;
+  StoreOptions options = testing::NoNursery();
+  options.demotions_in_flight = 2;  // bits go in many ticks
+  const auto fill = [&](StoreHarness& s) {
+    for (uint32_t n = 1; n <= kBlocks; ++n) EXPECT_TRUE(s.PutBlock(n, n - 1).ok());
+    return s.store->stats().charged_bytes;
+  };
+  const auto bytes = [](uint8_t k, uint8_t v) {  // of all segments
+    SegmentId id;
+    id.kv_heads = StoreHarness::kHeads;
+    id.head_dim = StoreHarness::kDim;
+    id.dtype = DType::kF32;
+    const std::vector<TilePlan> plan(StoreHarness::kHeads, TilePlan{k, v});
+    const uint64_t pins = (uint64_t{1} << kPinnedTokens) - 1;
+    return StoreHarness::kLayers * (EncodedBytes(id, plan, pins, nullptr) +
+                                    (kBlocks - 1) * EncodedBytes(id, plan, 0, nullptr));
+  };
+  uint64_t floors = 0;
+  {
+    StoreHarness s(4u << 20, options);
+    floors = fill(s) - bytes(kind::kPlain8, kind::VBits(8)) + bytes(kind::kPlain4, kind::VBits(4));
+  }
+  for (uint64_t more = 256; more < 8192; more += 256) {
+    StoreHarness s(4u << 20, options);
+    ASSERT_GT(fill(s), floors * 14 / 10);
+    s.store->SetBudget(floors * 128 / 127 + more);  // it is kept to within 1/128
+    s.Settle();
+    const StoreStats stats = s.store->stats();
+    EXPECT_LE(stats.charged_bytes, stats.budget_bytes);
+    EXPECT_EQ(stats.spilled_blocks, 0u) << more;
+  }
+}
+
 }  // namespace
 }  // namespace dyna
