@@ -68,7 +68,7 @@ constexpr Key<Options> kKeys[] = {
     {KEY(policy.reuse_half_life_s), Range(1, 86400 * 7), When::kRestart,
      "s until a hit counts half"},
     {KEY(policy.history_step), Range(0.5, 20), When::kRestart,
-     "octaves that one report may move a token's history by; 6 where young_ms is not 0"},
+     "octaves that one report may move a token's history by; a new token has only that one"},
     {KEY(policy.young_share), Range(0, 0.5), When::kRestart,
      "0..0.5 of the arena, beside the budget: what was put and no report has covered yet"},
     {KEY(policy.young_weight), Range(1, 256), When::kRestart,

@@ -82,14 +82,14 @@ struct PolicyOptions {
   std::string history = "group";
   // s until a hit counts half
   double reuse_half_life_s = 600;
-  // octaves that one report may move a token's history by; 6 where young_ms is not 0
-  double history_step = 2;
+  // octaves that one report may move a token's history by; a new token has only that one
+  double history_step = 6;
   // 0..0.5 of the arena, beside the budget: what was put and no report has covered yet
   double young_share = 0.0625;
   // 1..256: how many times its weight such a tile has
   double young_weight = 8;
   // ms that it stays there without a report; 0: there is no such share
-  uint32_t young_ms = 0;
+  uint32_t young_ms = 10'000;
   // head, layer (a layer's heads alike), off: what of a profile's sensitivities counts
   std::string omega = "head";
   // 0..8, of policy uniform: target of K's level; without a basis 4 or 8

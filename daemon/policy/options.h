@@ -12,7 +12,7 @@ enum class HistoryGrain : uint8_t { kGroup = 8, kToken = 64 };  // bytes of a (l
 
 struct HistoryOptions {
   double half_life_tokens = 4096;
-  double max_step = 2;           // octaves that one report may move r by, the first from r = 1
+  double max_step = 6;           // octaves that one report may move r by, the first from r = 1
   uint32_t max_advance = 65536;  // a report that claims more tokens counts as this many
 };
 

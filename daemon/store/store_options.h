@@ -16,7 +16,7 @@ struct StoreOptions {
   // there has; for how long without a report. 0 ms: none.
   double young_share = 1.0 / 16;
   double young_weight = 8;
-  std::chrono::milliseconds young_for{0};
+  std::chrono::milliseconds young_for{10'000};
   uint64_t budget_bytes = 0;  // 0: the arena, less headroom
   double headroom = 0.05;     // of the arena, kept free for what is in flight
   double floor_share = 0.5;   // of the budget: leased + exact + pinned bytes

@@ -29,7 +29,8 @@ struct Held {
 
 class Model {
  public:
-  Model(uint64_t seed, bool faults) : dice_(seed), faults_(faults), s_(Arena(seed), Options()) {}
+  Model(uint64_t seed, bool faults)
+      : dice_(seed), faults_(faults), s_(Arena(seed), Options(seed)) {}
 
   ~Model() {  // after a failure calls are under way that would tell us of it
     s_.Crash();
@@ -39,8 +40,9 @@ class Model {
 
  private:
   static uint64_t Arena(uint64_t seed) { return seed % 3 == 0 ? 512u << 10 : 2u << 20; }
-  static StoreOptions Options() {
+  static StoreOptions Options(uint64_t seed) {
     StoreOptions options;
+    options.young_for = std::chrono::milliseconds(seed % 2 == 0 ? 0 : 2000);
     options.open_puts = 6;
     options.learner.min_tokens = 512;
     options.learner.keys_only_tokens = 1024;
