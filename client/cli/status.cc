@@ -91,6 +91,8 @@ void PrintStatus(const json& s, const std::string& endpoint) {
                  c.contains("bases") ? c["bases"].size() : 0, Num(c, "/learned_tokens"),
                  c.contains("profile") && c["profile"].is_boolean() && c["profile"].get<bool>()
                      ? ", with a profile"
+                 : c.contains("omega_learned") && c["omega_learned"] == true
+                     ? ", sensitivities of its traffic"
                      : "");
 }
 

@@ -47,6 +47,7 @@ json ToJson(const ContextFact& c) {
           {"basis_bytes", c.basis_bytes},
           {"ratio", Ratio(static_cast<double>(c.raw_bytes), static_cast<double>(c.encoded_bytes))},
           {"profile", c.profile},
+          {"omega_learned", c.omega_learned},
           {"learned_tokens", c.learned_tokens},
           {"learned_queries", c.learned_queries},
           {"learn_seconds", c.learn_seconds},

@@ -110,6 +110,8 @@ constexpr Key<Options> kKeys[] = {
      "0..0.5 of codec time spent on learning after the first basis"},
     {KEY(learner.min_gain), Range(0, 1), When::kRestart,
      "0..1: a new basis must promise this much less error"},
+    {KEY(learner.omega_windows), Range(0, 256), When::kRestart,
+     "0..256: query windows that sensitivities are measured on where no profile has them; 0: none"},
     {KEY(learner.bases_per_layer), Range(1, 16), When::kRestart,
      "of one context; each costs a matrix per kv head in memory"},
     {KEY(learner.tenant_bytes), Bytes(0, kTiB), When::kRestart,

@@ -129,6 +129,8 @@ struct LearnerOptions {
   double codec_share = 0.02;
   // 0..1: a new basis must promise this much less error
   double min_gain = 0.10;
+  // 0..256: query windows that sensitivities are measured on where no profile has them; 0: none
+  uint32_t omega_windows = 16;
   // of one context; each costs a matrix per kv head in memory
   uint32_t bases_per_layer = 4;
   // bytes of accumulators a tenant may hold (17 MB: Llama-3.1-8B)

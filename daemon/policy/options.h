@@ -75,6 +75,8 @@ struct LearnerOptions {
   double min_gain = 0.10;         // a new basis must promise this much less error
   uint32_t bases_per_layer = 4;
   double codec_share = 0.02;  // of codec time, after the first basis; the caller's to keep
+  // Windows of each layer that omega is measured on where no profile says it; 0: it is not.
+  uint32_t omega_windows = 16;
   uint64_t tenant_bytes = 256ull << 20;  // of accumulators; the caller's to keep (MomentsBytes)
 };
 

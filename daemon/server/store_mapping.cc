@@ -49,6 +49,7 @@ StoreOptions StoreOptionsOf(const config::Options& o) {
   s.learner.min_gain = o.learner.min_gain;
   s.learner.bases_per_layer = o.learner.bases_per_layer;
   s.learner.codec_share = o.learner.codec_share;
+  s.learner.omega_windows = o.learner.omega_windows;
   s.learner.tenant_bytes = o.learner.tenant_bytes;
   s.reuse_half_life_s = o.policy.reuse_half_life_s;
   s.policy.history.max_step = o.policy.history_step;

@@ -105,7 +105,8 @@ std::vector<ContextFact> Store::Contexts(TenantId tenant) const {
     f.revision = ctx->spec.revision;
     f.blocks = ctx->blocks;
     f.basis_bytes = ctx->basis_bytes();
-    f.profile = ctx->profiled || !ctx->omega.empty();
+    f.omega_learned = ctx->omega_learned;
+    f.profile = ctx->profiled || (!ctx->omega.empty() && !ctx->omega_learned);
     f.learned_tokens = ctx->learned_tokens;
     f.learned_queries = ctx->learned_queries;
     f.learn_seconds = ctx->learn_seconds;

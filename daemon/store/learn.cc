@@ -61,6 +61,38 @@ void Store::Impl::StartLearning(StoreContext& ctx) {
   }
 }
 
+void Store::Impl::LearnOmega(StoreContext& ctx) {
+  if (!ctx.traffic.Due() || options.policy.omega == OmegaGrain::kOff ||
+      (!ctx.omega.empty() && !ctx.omega_learned))
+    return;
+  std::vector<std::shared_ptr<const Basis>> bases;
+  for (size_t l = 0; l < ctx.spec.layers.size(); ++l)
+    bases.push_back(ctx.learner.basis(static_cast<int>(l)));
+  const auto cells = ctx.traffic.Take(bases);
+  if (!cells) return;
+  const Status taken = TakeOmega(ctx, *cells);
+  ctx.omega_learned = taken.ok();
+  if (taken.ok())
+    LogInfo("context {:016x}: sensitivities measured on its traffic", ctx.fingerprint);
+  else
+    LogWarn("context {:016x}: no sensitivities of traffic: {}", ctx.fingerprint, taken.ToString());
+}
+
+Status Store::Impl::TakeOmega(StoreContext& ctx,
+                              const std::vector<std::vector<CellSensitivity>>& cells) {
+  std::vector<float> flat;
+  for (const auto& layer : cells)
+    for (const CellSensitivity& c : layer)
+      flat.insert(flat.end(), {c.omega_k, c.omega_v, c.k_error_l4, c.k_error_l2});
+  DYNA_RETURN_IF_ERROR(ctx.SetOmega(std::move(flat), options.policy.omega));
+  ctx.omega_learned = false;
+  RewriteContextRow(ctx);
+  rebook = true;
+  rebook_at.reset();
+  NeedTick();
+  return {};
+}
+
 void Store::Impl::InstallBasis(StoreContext& ctx, int layer, std::shared_ptr<const Basis> basis) {
   const BasisInfo& info = basis->info();
   if (info.source != BasisSource::kProfile) ++counts.bases_learned;
@@ -72,6 +104,7 @@ void Store::Impl::InstallBasis(StoreContext& ctx, int layer, std::shared_ptr<con
   rebook = true;
   rebook_at.reset();
   NeedTick();
+  LearnOmega(ctx);
 }
 
 }  // namespace dyna

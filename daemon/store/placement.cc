@@ -150,11 +150,16 @@ PricedSegment Store::Impl::AsPriced(const Block& block, const Segment& s,
   return p;
 }
 
-void Store::Impl::Book(Block& block, Segment& s) {
-  if (s.booked || s.nursery || !Priced(block) || !s.extent) return;
+std::shared_ptr<const LadderSet> Store::Impl::LaddersOf(const Block& block, const Segment& s,
+                                                        QualityClass quality) {
   StoreContext& ctx = *block.context;
   const BasisName basis = s.basis != 0 ? s.basis : ctx.CurrentBasis(s.layer);
-  s.booked = ctx.Ladders(*policy, s.layer, basis, block.quality);
+  return ctx.Ladders(*policy, s.layer, basis, quality);
+}
+
+void Store::Impl::Book(Block& block, Segment& s) {
+  if (s.booked || s.nursery || !Priced(block) || !s.extent) return;
+  s.booked = LaddersOf(block, s, block.quality);
   if (!s.booked) return;
   s.booked_frozen = Frozen(block);
   s.booked_observed = std::any_of(block.history.begin(), block.history.end(), [&](const auto& h) {
@@ -171,8 +176,7 @@ void Store::Impl::Unbook(Block& block, Segment& s) {
 }
 
 void Store::Impl::BookOpen(const Block& block, Writer& writer, Segment& s) {
-  const BasisName basis = s.basis != 0 ? s.basis : block.context->CurrentBasis(s.layer);
-  s.booked = block.context->Ladders(*policy, s.layer, basis, writer.quality);
+  s.booked = LaddersOf(block, s, writer.quality);
   if (!s.booked) return;
   s.booked_h = 0;
   s.booked_frozen = s.booked_observed = false;
@@ -216,7 +220,8 @@ bool Store::Impl::BookSlice(TimePoint until) {
     BookAll(*block);
   }
   if (!rebook || learning > 0) return false;
-  // A new basis changes what plain segments may become: walk the table once, newest first.
+  // A new basis, or new sensitivities: what segments may become changes. Walk the table once,
+  // newest first.
   BlockRef at = rebook_at.lock();
   Block* block = at && at->state() != BlockState::kGone ? at.get() : blocks.newest();
   for (; block != nullptr; block = block->older) {
@@ -225,7 +230,7 @@ bool Store::Impl::BookSlice(TimePoint until) {
       return true;
     }
     for (Segment& s : block->segments)
-      if (s.booked && s.basis == 0 && s.booked->basis() != block->context->learner.basis(s.layer)) {
+      if (s.booked && s.booked != LaddersOf(*block, s, block->quality)) {
         Unbook(*block, s);
         Book(*block, s);
       }

@@ -111,7 +111,7 @@ void Store::Recover(std::function<void(Status)> done) {
               if (StoreContext* ctx = s->Context(c->tenant, c->context)) {
                 (tier == Tier::kBank ? ctx->row_in_bank : ctx->row_in_spill) = true;
                 if (!c->omega.empty() && ctx->omega.empty() &&
-                    !ctx->RestoreOmega(std::move(c->omega), s->options.policy.omega).ok())
+                    !ctx->SetOmega(std::move(c->omega), s->options.policy.omega).ok())
                   LogWarn("omega of context {:016x} is damaged: it goes without", c->context);
               }
             } else if (auto* b = std::get_if<record::BasisRow>(&row)) {

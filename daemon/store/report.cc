@@ -7,6 +7,7 @@
 
 #include "daemon/policy/log2_byte.h"
 #include "daemon/policy/scorer.h"
+#include "daemon/store/sensitivity_job.h"
 #include "daemon/store/store_impl.h"
 #include "kernels/codec_math.h"
 
@@ -195,6 +196,8 @@ void Store::Impl::StartReports() {
       std::vector<std::vector<uint32_t>> query_count;    // [layer][head]
       std::vector<std::vector<float>> query_second;
       std::vector<Status> query_status;
+      std::vector<bool> teaches;  // [layer] omega, where no profile says it
+      std::vector<Result<WindowSensitivity>> taught;
     };
     auto job = std::make_shared<Job>();
     job->payload = std::move(pending.payload);
@@ -204,6 +207,9 @@ void Store::Impl::StartReports() {
     for (int l = r.layer_begin; l < r.layer_begin + r.layer_count && whole; ++l) {
       work->layers.push_back({static_cast<uint16_t>(l), {}, {}});
       job->chains.emplace_back();
+      job->teaches.push_back(
+          window && ctx->learning_allowed && (ctx->omega.empty() || ctx->omega_learned) &&
+          ctx->traffic.Wants(l, static_cast<uint32_t>(work->chain.size()) * kBlockTokens));
       for (const BlockRef& b : work->chain) {
         if (!window) break;
         Segment* segment = b->Find(static_cast<uint16_t>(l), r.head_begin);
@@ -288,6 +294,9 @@ void Store::Impl::StartReports() {
             m.second = job->query_second.back();
             be.QueryMoments(std::span(&m, 1));
             job->query_status.push_back(m.status);
+            job->taught.push_back(
+                job->teaches[i] ? MeasureChain(be, score, report.head_begin, heads, shape.head_dim)
+                                : Status(StatusCode::kMiss, "enough is known"));
           }
         },
         [this, job, ctx] {
@@ -319,6 +328,11 @@ void Store::Impl::StartReports() {
                 continue;
               for (uint32_t n : job->query_count[i]) ctx->learned_queries += n;
             }
+            for (size_t i = 0; i < job->taught.size(); ++i)
+              if (job->taught[i].ok())
+                ctx->traffic.Add(report.layer_begin + static_cast<int>(i), report.head_begin,
+                                 *job->taught[i]);
+            LearnOmega(*ctx);
             StartLearning(*ctx);
           }
           if (!any)

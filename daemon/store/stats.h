@@ -65,6 +65,7 @@ struct ContextFact {
   std::string model, revision;
   uint64_t blocks = 0, encoded_bytes = 0, raw_bytes = 0, basis_bytes = 0;
   bool profile = false;
+  bool omega_learned = false;  // sensitivities measured on its traffic since the start
   uint64_t learned_tokens = 0, learned_queries = 0;
   double learn_seconds = 0, predicted_bits_saved = 0;
   std::vector<BasisFact> bases;

@@ -182,13 +182,9 @@ Result<OpenedContext> Store::OpenContext(const Caller& caller, const ContextSpec
     if (!parsed.ok()) return parsed.status();
     profile = std::move(*parsed);
   }
-  std::optional<Sensitivity> sensitivity;
-  if (const OmegaGrain grain = impl_->options.policy.omega;
-      profile && profile->has_omega() && grain != OmegaGrain::kOff) {
-    auto made = Sensitivity::Make(spec, profile->cells, grain);
-    if (!made.ok()) return made.status();
-    sensitivity = std::move(*made);
-  }
+  const OmegaGrain grain = impl_->options.policy.omega;
+  if (profile && profile->has_omega() && grain != OmegaGrain::kOff)
+    DYNA_RETURN_IF_ERROR(Sensitivity::Make(spec, profile->cells, grain).status());
   if (ctx == nullptr) {
     auto fresh = std::make_unique<StoreContext>(caller.tenant, id, spec, impl_->options.learner);
     uint64_t learners = MomentsBytes(spec, 1);
@@ -206,13 +202,7 @@ Result<OpenedContext> Store::OpenContext(const Caller& caller, const ContextSpec
   }
   if (profile && !ctx->profiled) {  // the first one given stays: tiles are coded in it
     ctx->profiled = true;
-    if (ctx->omega.empty() && profile->has_omega()) {
-      for (const auto& layer : profile->cells)
-        for (const CellSensitivity& c : layer)
-          ctx->omega.insert(ctx->omega.end(), {c.omega_k, c.omega_v, c.k_error_l4, c.k_error_l2});
-      ctx->sensitivity = std::move(sensitivity);
-      impl_->RewriteContextRow(*ctx);
-    }
+    if (profile->has_omega()) DYNA_RETURN_IF_ERROR(impl_->TakeOmega(*ctx, profile->cells));
     for (size_t l = 0; l < profile->bases.size(); ++l) {
       if (!profile->bases[l]) continue;
       ctx->learner.SetProfileBasis(static_cast<int>(l), profile->bases[l]);

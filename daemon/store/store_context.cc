@@ -9,7 +9,8 @@ StoreContext::StoreContext(uint64_t tenant_id, Fingerprint id, ContextSpec conte
       spec(std::move(context_spec)),
       learner(spec, id, learner_options),
       normaliser(spec),
-      energies(spec) {
+      energies(spec),
+      traffic(spec, learner_options.omega_windows) {
   for (const Rope& r : spec.ropes) {
     ropes.emplace_back();
     if (r.kind != RopeKind::kNone) ropes.back().emplace(r);
@@ -41,7 +42,7 @@ uint64_t StoreContext::basis_bytes() const {
 
 record::ContextRow StoreContext::Row() const { return {tenant, fingerprint, spec, omega}; }
 
-Status StoreContext::RestoreOmega(std::vector<float> flat, OmegaGrain grain) {
+Status StoreContext::SetOmega(std::vector<float> flat, OmegaGrain grain) {
   std::vector<std::vector<CellSensitivity>> cells;
   size_t at = 0;
   for (const LayerShape& layer : spec.layers)
@@ -54,6 +55,7 @@ Status StoreContext::RestoreOmega(std::vector<float> flat, OmegaGrain grain) {
     auto made = Sensitivity::Make(spec, std::move(cells), grain);
     if (!made.ok()) return made.status();
     sensitivity = std::move(*made);
+    ladders_.clear();
   }
   omega = std::move(flat);
   return {};

@@ -14,6 +14,7 @@
 
 #include "daemon/policy/basis/learner.h"
 #include "daemon/policy/basis/profile.h"
+#include "daemon/policy/basis/traffic_sensitivity.h"
 #include "daemon/policy/importance.h"
 #include "daemon/policy/policy.h"
 #include "kernels/rope.h"
@@ -48,9 +49,11 @@ struct StoreContext {
   BasisLearner learner;
   HedgeNormaliser normaliser;
   EnergyMeans energies;
-  std::optional<Sensitivity> sensitivity;  // with a profile that has omega
-  std::vector<float> omega;                // that profile's, for the context's row
+  TrafficSensitivity traffic;
+  std::optional<Sensitivity> sensitivity;  // a profile's omega, or one that was learned
+  std::vector<float> omega;                // the same, for the context's row
   bool profiled = false;
+  bool omega_learned = false;    // from traffic since the start: a profile's replaces it
   bool learning_allowed = true;  // within the tenant's cap
   bool row_in_spill = false, row_in_bank = false;
 
@@ -74,8 +77,9 @@ struct StoreContext {
   void AddBasis(std::shared_ptr<const Basis> basis);
   uint64_t basis_bytes() const;
   record::ContextRow Row() const;
-  // Takes up omega as it is in a row; INVALID where Sensitivity::Make says so.
-  Status RestoreOmega(std::vector<float> cells, OmegaGrain grain);
+  // Takes up omega as it is in a row, four numbers a cell; INVALID where Sensitivity::Make says so.
+  // Ladders are new then.
+  Status SetOmega(std::vector<float> cells, OmegaGrain grain);
 
   // The ladders of a layer for a class; `basis` null: none yet. Made once each.
   std::shared_ptr<const LadderSet> Ladders(const Policy& policy, int layer, BasisName basis,

@@ -113,6 +113,8 @@ struct Store::Impl {
   // A writer's segments count at the price that they will have, though none shrinks before commit.
   void BookOpen(const Block& block, Writer& writer, Segment& segment);
   void UnbookOpen(const Block& block, const Writer& writer, Segment& segment);
+  std::shared_ptr<const LadderSet> LaddersOf(const Block& block, const Segment& s,
+                                             QualityClass quality);
   void Book(Block& block, Segment& segment);
   void Unbook(Block& block, Segment& segment);
   void BookAll(Block& block);
@@ -196,6 +198,9 @@ struct Store::Impl {
                 std::vector<float> sum, std::vector<float> scatter);
   bool LearningBudgetLeft(const StoreContext& ctx, int layer) const;
   void StartLearning(StoreContext& ctx);
+  // omega that traffic has taught, where it is due and no profile said it.
+  void LearnOmega(StoreContext& ctx);
+  Status TakeOmega(StoreContext& ctx, const std::vector<std::vector<CellSensitivity>>& cells);
   void InstallBasis(StoreContext& ctx, int layer, std::shared_ptr<const Basis> basis);
 
   // ---- drop.cc

@@ -235,7 +235,7 @@ TEST(StoreRestart, OmegaIsTheSameAsTheProfileGaveIt) {
       flat.insert(flat.end(), {c.omega_k, c.omega_v, c.k_error_l4, c.k_error_l2});
   for (OmegaGrain grain : {OmegaGrain::kHead, OmegaGrain::kLayer}) {
     StoreContext context(s.caller.tenant, s.context, s.spec, {});
-    ASSERT_TRUE(context.RestoreOmega(flat, grain).ok());
+    ASSERT_TRUE(context.SetOmega(flat, grain).ok());
     ASSERT_TRUE(context.sensitivity);
     const auto given = Sensitivity::Make(s.spec, cells, grain);
     for (int l = 0; l < kLayers; ++l) {
