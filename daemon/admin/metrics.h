@@ -33,6 +33,7 @@ struct TenantFact {
 struct UcxFact {
   bool loaded = false;
   uint64_t channels = 0, rescued_wakeups = 0, endpoint_errors = 0, rejected_frames = 0;
+  uint64_t closing = 0, abandoned_requests = 0;
 };
 
 struct BackendFact {
