@@ -138,6 +138,7 @@ admin::Snapshot Server::Impl::Snapshot() const {
     s.poisoned_regions = n.poisoned_regions;
     s.inflight_requests = n.inflight_requests;
     s.staging_bytes = host->staging->out_bytes() + host->staging->idle_bytes();
+    s.staging_used_bytes = host->staging->out_bytes();
   }
   s.open_puts = s.store.writing_blocks;
   for (const TenantUse& t : store->Tenants()) s.tenants.push_back({t.name, t.bytes, t.quota_bytes});

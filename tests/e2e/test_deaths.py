@@ -107,7 +107,7 @@ def test_clients_killed_over_ucx_hold_nothing_and_stop_nobody(
     kv.put(context, names, want, quality="exact")
     for round_ in range(2 * KILLS):
         dying = worker(daemon, "ucx", f"dies-{round_}")
-        assert line(dying) == "round"
+        assert line(dying) == "put"
         time.sleep(float(rng.uniform(0, 0.05)))
         if round_ % 2:  # what the daemon sends to it waits
             dying.send_signal(signal.SIGSTOP)
@@ -117,7 +117,7 @@ def test_clients_killed_over_ucx_hold_nothing_and_stop_nobody(
         assert kv.get(context, names, got) == 8, f"round {round_}"
         assert got.tobytes() == want.tobytes()
     daemon.settled(connected=1, ucx=1, ucx_closing=0, open_puts=0, inflight_requests=0)
-    assert re.search(r"^dynacompress_staging_bytes 0$", daemon.page("metrics"), re.MULTILINE)
+    assert re.search(r"^dynacompress_staging_used_bytes 0$", daemon.page("metrics"), re.MULTILINE)
 
 
 def test_a_daemon_killed_over_ucx_lets_its_clients_go(new_daemon: Callable[..., Daemon]) -> None:

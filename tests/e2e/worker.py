@@ -59,14 +59,15 @@ def persist_for_ever(client: dynacompress.Client, seed: str) -> None:
 def busy_for_ever(client: dynacompress.Client, model: str) -> None:
     """There is always something on its way."""
     context = client.open_context(kv.spec(model))
-    want = kv.values(9, 32)
+    want = kv.values(9, 64)
     got = want.copy()
     for i in range(1_000_000):
-        names = kv.hashes(f"{model}-{i}", 32)
+        names = kv.hashes(f"{model}-{i}", 64)
         kv.put(context, names, want, quality="exact")
-        kv.get(context, names, got)
+        say("put")
+        for _ in range(8):
+            kv.get(context, names, got)
         context.delete(names)
-        say("round")
 
 
 def say(text: str) -> None:
