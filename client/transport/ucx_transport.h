@@ -1,11 +1,11 @@
 // UCX for this process: for each peer a worker of its own on one event loop, and a channel over it.
 // UCX itself is in the shared object dyna_ucx, loaded on first use (ucx_loader.h).
 //
-// A worker of its own, because a peer that is killed leaves things in UCX that nothing ends (seen
-// in 1.13.1, read in 1.22): over shared memory, requests to it while its queue is full, whatever is
-// cancelled or closed by force; and a gap in our receive queue, if it was killed while it wrote,
-// behind which nothing of any other peer is read. Both end with the worker. Until then no memory
-// that it may touch is given back: at most `close_timeout` after Close().
+// A worker of its own, because a peer that is killed leaves in UCX, over shared memory, what
+// nothing ends: a gap in our receive queue, if it was killed while it wrote, behind which nothing
+// of any peer is read; and, in 1.13.1, rendezvous to it while its queue is full, cancelled, closed
+// by force or not. Both end with the worker. Until then no memory that it may touch is given back:
+// at most `close_timeout` after Close().
 //
 // Lives on the loop's thread. AM frames carry no sender: one whose token is not its channel's is
 // refused and counted.

@@ -152,7 +152,7 @@ constexpr Key<Options> kKeys[] = {
     {KEY(ucx.busy_poll_us), Range(0, 1e6), When::kRestart,
      "us of spinning before sleep: latency for one busy core"},
     {KEY(ucx.clients), Range(1, 65536), When::kRestart,
-     "clients over UCX, 2 MiB of shared memory and 5 descriptors each; more get the socket"},
+     "clients over UCX, 2 MiB of shared memory and 5 descriptors each; more are refused it"},
     {KEY(ucx.close_ms), Range(10, 60e3), When::kRestart,
      "ms that memory of a client's requests waits for UCX to let go after the client went or "
      "died"},

@@ -57,7 +57,7 @@ Admission Session::Handle(const RequestRef& r, const InFrame&, const wire::Hello
   return Admission::Handled();
 }
 
-// Without UCX the client still has the socket; only a damaged address ends its Hello.
+// Whether to go on without UCX is the client's to decide; a damaged address ends its Hello.
 void Session::ConnectUcx(std::span<const std::byte> peer, wire::HelloReply* reply) {
   const auto ucx = host_.ucx();
   if (!ucx.ok()) return LogDebug("UCX: {}", ucx.status().ToString());
