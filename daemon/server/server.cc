@@ -116,13 +116,9 @@ admin::Snapshot Server::Impl::Snapshot() const {
   if (bank) s.bank = bank->stats();
   if (ucx) {
     const UcxStats u = ucx->stats();
-    s.ucx = {true,
-             u.channels,
-             u.rescued_wakeups,
-             u.endpoint_errors,
-             u.unknown_token_frames + u.malformed_frames,
-             u.closing,
-             u.abandoned_requests};
+    const uint64_t rejected = u.unknown_token_frames + u.malformed_frames;
+    s.ucx = {true,     u.channels, u.rescued_wakeups,   u.endpoint_errors,
+             rejected, u.closing,  u.abandoned_requests};
   }
   s.contexts = store->Contexts(0);
   if (host) {
