@@ -80,8 +80,11 @@ void Connection::SayHello() {
   hello.client_name = options_.name;
   hello.token = options_.token;
   if (ucx_) {
+    auto end = ucx_->Open();
+    if (!end.ok()) return Lose(end.status());
+    ucx_end_ = std::move(*end);
     hello.features |= wire::kFeatureUcx;
-    const auto address = ucx_->address();
+    const auto address = ucx_end_->address();
     const auto* bytes = reinterpret_cast<const uint8_t*>(address.data());
     hello.ucx_address.assign(bytes, bytes + address.size());
   }
@@ -109,8 +112,9 @@ Status Connection::ConnectUcx() {
   if (hello_.ucx_address.empty())
     return Unsupported("the daemon offers no UCX to this client (its log says why)");
   DYNA_ASSIGN_OR_RETURN(ucx_channel_,
-                        ucx_->Connect(std::as_bytes(std::span(hello_.ucx_address)),
-                                      hello_.session_token, channel_options(), &sink_));
+                        ucx_end_->Connect(std::as_bytes(std::span(hello_.ucx_address)),
+                                          hello_.session_token, channel_options(), &sink_));
+  ucx_end_.reset();
   return {};
 }
 
@@ -224,6 +228,7 @@ void Connection::Close() {
     if (*channel) (*channel)->Close();
   socket_.reset();
   ucx_channel_.reset();
+  ucx_end_.reset();
   ucx_.reset();
   watch_.reset();
   if (first_) std::exchange(first_, nullptr)(Status(StatusCode::kCancelled, "closed"));

@@ -93,6 +93,7 @@ class Connection {
   wire::HelloReply hello_;
   std::unique_ptr<PeerWatch> watch_;
   std::unique_ptr<UcxTransport> ucx_;
+  std::unique_ptr<UcxEnd> ucx_end_;  // of the handshake; the channel needs it no more
   std::shared_ptr<Channel> socket_, ucx_channel_;
   std::shared_ptr<Connection*> self_ = std::make_shared<Connection*>(this);
 };

@@ -65,8 +65,9 @@ class ChannelTest : public testing::TestWithParam<Kind> {
     ASSERT_TRUE(left.ok()) << left.status().ToString();
     left_ucx_ = std::move(*left);
     right_ucx_ = std::move(*UcxTransport::Create(right_loop_, {}));
-    left_ = *left_ucx_->Connect(right_ucx_->address(), token_, options, &left_sink_);
-    right_ = *right_ucx_->Connect(left_ucx_->address(), token_, options, &right_sink_);
+    const auto left_end = std::move(*left_ucx_->Open()), right_end = std::move(*right_ucx_->Open());
+    left_ = *left_end->Connect(right_end->address(), token_, options, &left_sink_);
+    right_ = *right_end->Connect(left_end->address(), token_, options, &right_sink_);
   }
   bool Run(const std::function<bool()>& ready) {
     return RunUntil({&left_loop_, &right_loop_}, ready);

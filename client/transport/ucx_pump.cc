@@ -18,9 +18,10 @@ bool Readable(int fd) {
 
 }  // namespace
 
-UcxPump::UcxPump(asio::io_context& loop, const UcxOptions& options)
+UcxPump::UcxPump(asio::io_context& loop, const UcxOptions& options, std::shared_ptr<UcxStats> stats)
     : loop_(loop),
       options_(options),
+      stats_(std::move(stats)),
       descriptor_(loop),
       tick_(loop),
       tick_interval_(options.safety_tick) {}
@@ -71,7 +72,7 @@ void UcxPump::Sleep() {
                          [self = shared_from_this()](const boost::system::error_code& error) {
                            self->sleeping_ = false;
                            if (error || !self->worker_) return;
-                           ++self->wakeups_;
+                           ++self->stats_->wakeups;
                            self->last_work_ = std::chrono::steady_clock::now();
                            self->Run();
                          });
@@ -83,12 +84,9 @@ void UcxPump::Tick() {
     if (error || !self->worker_) return;
     // A loop that got no time for a while finds tick and event due at once: that is no rescue.
     const bool told = Readable(self->worker_->event_fd());
-    // A channel that was closed with requests under way is none any more: its end needs us still.
-    const bool owed = self->worker_->operations() > 0;
-    self->active_ |= owed;
-    if (self->sleeping_ && (owed || self->worker_->stats().channels > 0) &&
-        self->worker_->Progress() > 0) {
-      self->rescued_ += !told;
+    self->active_ |= self->worker_->operations() > 0;
+    if (self->sleeping_ && self->worker_->Progress() > 0) {
+      self->stats_->rescued_wakeups += !told;
       self->active_ = true;
       self->Kick();
     }

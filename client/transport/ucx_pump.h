@@ -14,15 +14,12 @@ namespace dyna {
 
 class UcxPump : public std::enable_shared_from_this<UcxPump> {
  public:
-  UcxPump(asio::io_context& loop, const UcxOptions& options);
+  UcxPump(asio::io_context& loop, const UcxOptions& options, std::shared_ptr<UcxStats> stats);
   void Start(std::shared_ptr<UcxWorkerApi> worker);
   // The descriptor stays UCX's. Nothing runs after it.
   void Stop();
   // Something was submitted. Cheap; runs later.
   void Kick();
-
-  uint64_t wakeups() const { return wakeups_; }
-  uint64_t rescued_wakeups() const { return rescued_; }
 
  private:
   void Run();
@@ -31,6 +28,7 @@ class UcxPump : public std::enable_shared_from_this<UcxPump> {
 
   asio::io_context& loop_;
   const UcxOptions options_;
+  const std::shared_ptr<UcxStats> stats_;
   asio::posix::stream_descriptor descriptor_;
   asio::steady_timer tick_;
   std::shared_ptr<UcxWorkerApi> worker_;  // null once stopped
@@ -39,7 +37,6 @@ class UcxPump : public std::enable_shared_from_this<UcxPump> {
   bool active_ = false;  // since the last tick
   Duration tick_interval_;
   TimePoint last_work_{};
-  uint64_t wakeups_ = 0, rescued_ = 0;
 };
 
 }  // namespace dyna

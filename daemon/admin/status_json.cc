@@ -162,6 +162,7 @@ std::string StatusJson(const Snapshot& s) {
       {"clients",
        {{"connected", s.clients},
         {"ucx", s.ucx.channels},
+        {"ucx_closing", s.ucx.closing},
         {"leases", t.leases},
         {"regions", s.regions},
         {"region_bytes", s.region_bytes},

@@ -153,6 +153,11 @@ constexpr Key<Options> kKeys[] = {
      "take UCX clients from other hosts: 77 bytes from a stranger abort UCX"},
     {KEY(ucx.busy_poll_us), Range(0, 1e6), When::kRestart,
      "us of spinning before sleep: latency for one busy core"},
+    {KEY(ucx.clients), Range(1, 65536), When::kRestart,
+     "clients over UCX, 2 MiB of shared memory and 5 descriptors each; more are refused it"},
+    {KEY(ucx.close_ms), Range(10, 60e3), When::kRestart,
+     "ms that memory of a client's requests waits for UCX to let go after the client went or "
+     "died"},
     {KEY(log.level), OneOf("debug|info|warn|error|off"), When::kReload,
      "debug, info, warn, error, off: the least severe line that is written"},
     {KEY(log.file), kText, When::kRestart, "path that lines are appended to; \"\": stderr"},

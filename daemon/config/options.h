@@ -200,6 +200,10 @@ struct UcxOptions {
   bool remote = false;
   // us of spinning before sleep: latency for one busy core
   uint32_t busy_poll_us = 0;
+  // clients over UCX, 2 MiB of shared memory and 5 descriptors each; more are refused it
+  uint32_t clients = 256;
+  // ms that memory of a client's requests waits for UCX to let go after the client went or died
+  uint32_t close_ms = 1000;
 };
 
 struct LogOptions {

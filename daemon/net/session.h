@@ -95,6 +95,7 @@ class Session : public std::enable_shared_from_this<Session> {
     ReplyStatus(r, status);
     return Admission::Refuse();
   }
+  void ConnectUcx(std::span<const std::byte> peer, wire::HelloReply* reply);
   Result<std::shared_ptr<MappedRegion>> FindRegion(uint32_t region) const;
   bool TakeReportBytes(uint64_t bytes);
 

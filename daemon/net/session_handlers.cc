@@ -42,29 +42,7 @@ Admission Session::Handle(const RequestRef& r, const InFrame&, const wire::Hello
   reply.request_credits = host_.limits.requests;
   reply.byte_credits = host_.limits.request_bytes;
   reply.features = wire::kFeatureMasks | wire::kFeatureAsStored;
-  if (!m.ucx_address.empty()) {
-    auto ucx = host_.ucx();
-    if (ucx.ok()) {
-      auto port = std::make_unique<Port>(*this);
-      auto channel = (*ucx)->Connect(std::as_bytes(std::span(m.ucx_address)), token_,
-                                     ChannelOptions{}, port.get());
-      if (channel.ok()) {
-        port->channel = std::move(*channel);
-        ucx_ = std::move(port);
-        reply.features |= wire::kFeatureUcx;
-        const auto address = (*ucx)->address();
-        const auto* p = reinterpret_cast<const uint8_t*>(address.data());
-        reply.ucx_address.assign(p, p + address.size());
-      } else if (channel.status().code() == StatusCode::kInvalid) {
-        reply.status = channel.status();
-      } else {
-        LogWarn("client {} (pid {}): no UCX channel: {}", name_, peer_.pid,
-                channel.status().ToString());
-      }
-    } else {
-      LogDebug("UCX: {}", ucx.status().ToString());
-    }
-  }
+  if (!m.ucx_address.empty()) ConnectUcx(std::as_bytes(std::span(m.ucx_address)), &reply);
   if (!reply.status.ok()) {
     token_ = {};
     reply.session_token = {};
@@ -77,6 +55,28 @@ Admission Session::Handle(const RequestRef& r, const InFrame&, const wire::Hello
   LogDebug("client {} connected: pid {} uid {} ucx {}", name_, peer_.pid, peer_.uid,
            ucx_ ? "on" : "off");
   return Admission::Handled();
+}
+
+// Whether to go on without UCX is the client's to decide; a damaged address ends its Hello.
+void Session::ConnectUcx(std::span<const std::byte> peer, wire::HelloReply* reply) {
+  const auto ucx = host_.ucx();
+  if (!ucx.ok()) return LogDebug("UCX: {}", ucx.status().ToString());
+  const auto refuse = [&](const Status& status) {
+    if (status.code() == StatusCode::kInvalid)
+      reply->status = status;
+    else
+      LogWarn("client {} (pid {}): no UCX channel: {}", name_, peer_.pid, status.ToString());
+  };
+  const auto end = (*ucx)->Open();
+  if (!end.ok()) return refuse(end.status());
+  auto port = std::make_unique<Port>(*this);
+  auto channel = (*end)->Connect(peer, token_, ChannelOptions{}, port.get());
+  if (!channel.ok()) return refuse(channel.status());
+  port->channel = std::move(*channel);
+  ucx_ = std::move(port);
+  reply->features |= wire::kFeatureUcx;
+  const auto* address = reinterpret_cast<const uint8_t*>((*end)->address().data());
+  reply->ucx_address.assign(address, address + (*end)->address().size());
 }
 
 Admission Session::Handle(const RequestRef& r, const InFrame& f, const wire::OpenContext& m) {

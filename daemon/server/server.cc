@@ -116,8 +116,9 @@ admin::Snapshot Server::Impl::Snapshot() const {
   if (bank) s.bank = bank->stats();
   if (ucx) {
     const UcxStats u = ucx->stats();
-    s.ucx = {true, u.channels, u.rescued_wakeups, u.endpoint_errors,
-             u.unknown_token_frames + u.malformed_frames};
+    const uint64_t rejected = u.unknown_token_frames + u.malformed_frames;
+    s.ucx = {true,     u.channels, u.rescued_wakeups,   u.endpoint_errors,
+             rejected, u.closing,  u.abandoned_requests};
   }
   s.contexts = store->Contexts(0);
   if (host) {
@@ -133,6 +134,7 @@ admin::Snapshot Server::Impl::Snapshot() const {
     s.poisoned_regions = n.poisoned_regions;
     s.inflight_requests = n.inflight_requests;
     s.staging_bytes = host->staging->out_bytes() + host->staging->idle_bytes();
+    s.staging_used_bytes = host->staging->out_bytes();
   }
   s.open_puts = s.store.writing_blocks;
   for (const TenantUse& t : store->Tenants()) s.tenants.push_back({t.name, t.bytes, t.quota_bytes});

@@ -84,6 +84,8 @@ UcxOptions UcxOptionsOf(const config::Options& o) {
   u.tls = o.ucx.tls;
   u.net_devices = o.ucx.net_devices;
   u.busy_poll = std::chrono::microseconds(o.ucx.busy_poll_us);
+  u.max_workers = o.ucx.clients;
+  u.close_timeout = std::chrono::milliseconds(o.ucx.close_ms);
   return u;
 }
 

@@ -86,6 +86,7 @@ class Peer : public FrameSink {
   void Stop() {
     On([this] {
       channel.reset();
+      end.reset();
       ucx.reset();
       return 0;
     });
@@ -96,6 +97,7 @@ class Peer : public FrameSink {
   asio::io_context loop;
   std::thread thread;
   std::unique_ptr<UcxTransport> ucx;
+  std::unique_ptr<UcxEnd> end;
   std::shared_ptr<Channel> channel;
   std::atomic<uint64_t> received{0};
   size_t received_started = 0;
@@ -124,6 +126,7 @@ struct Pair {
       ok = ok && p->On([&] {
         auto made = UcxTransport::Create(p->loop, ucx);
         if (made.ok()) p->ucx = std::move(*made);
+        if (p->ucx) p->end = std::move(*p->ucx->Open());
         return p->ucx != nullptr;
       });
     }
@@ -132,7 +135,7 @@ struct Pair {
     token.fill(3);
     const auto connect = [&](Peer& from, Peer& to) {
       from.channel =
-          from.On([&] { return *from.ucx->Connect(to.ucx->address(), token, options, &from); });
+          from.On([&] { return *from.end->Connect(to.end->address(), token, options, &from); });
     };
     connect(left, right);
     connect(right, left);

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -92,6 +93,73 @@ def test_a_client_that_stops_runs_into_its_lease(daemon: Daemon) -> None:
     finally:
         kill(stopped)
     daemon.settled(connected=1)
+
+
+def test_clients_killed_over_ucx_hold_nothing_and_stop_nobody(
+    new_daemon: Callable[..., Daemon],
+) -> None:
+    daemon = new_daemon()
+    rng = np.random.default_rng(20261201)
+    context = dynacompress.Client(daemon.socket, bulk="ucx", deadline=60).open_context(
+        kv.spec("stays")
+    )
+    names, want = kv.hashes("stays", 8), kv.values(14, 8)
+    kv.put(context, names, want, quality="exact")
+    for round_ in range(2 * KILLS):
+        dying = worker(daemon, "ucx", f"dies-{round_}")
+        assert line(dying) == "put"
+        time.sleep(float(rng.uniform(0, 0.05)))
+        if round_ % 2:  # what the daemon sends to it waits
+            dying.send_signal(signal.SIGSTOP)
+            time.sleep(0.05)
+        kill(dying)
+        got = np.zeros_like(want)
+        assert kv.get(context, names, got) == 8, f"round {round_}"
+        assert got.tobytes() == want.tobytes()
+    daemon.settled(connected=1, ucx=1, ucx_closing=0, open_puts=0, inflight_requests=0)
+    assert re.search(r"^dynacompress_staging_used_bytes 0$", daemon.page("metrics"), re.MULTILINE)
+
+
+def test_a_daemon_killed_over_ucx_lets_its_clients_go(new_daemon: Callable[..., Daemon]) -> None:
+    daemon = new_daemon()
+    rng = np.random.default_rng(20261202)
+    context = dynacompress.Client(daemon.socket, bulk="ucx", deadline=60).open_context(
+        kv.spec("left")
+    )
+    want = kv.values(15, 64)
+    rounds, codes = [0], []
+
+    def work() -> None:
+        got = want.copy()
+        try:
+            for i in range(1_000_000):
+                names = kv.hashes(f"left-{i}", 64)
+                kv.put(context, names, want, quality="exact")
+                kv.get(context, names, got)
+                context.delete(names)
+                rounds[0] += 1
+        except dynacompress.Error as error:
+            codes.append(error.code)
+
+    for round_ in range(KILLS):
+        before = rounds[0]
+        working = threading.Thread(target=work)
+        working.start()
+        while rounds[0] == before and working.is_alive():
+            time.sleep(0.01)
+        time.sleep(float(rng.uniform(0, 0.05)))
+        if round_ % 2:  # what is sent to it waits
+            daemon.send(signal.SIGSTOP)
+            time.sleep(0.05)
+        daemon.end(signal.SIGKILL)
+        working.join(30)
+        assert not working.is_alive(), f"round {round_}: a call did not end"
+        daemon.start()
+    assert set(codes) <= {"CANCELLED", "LEASE_LOST"} and len(codes) == KILLS
+    names, got = kv.hashes("after", 64), np.zeros_like(want)
+    kv.put(context, names, want, quality="exact")
+    assert kv.get(context, names, got) == 64
+    assert got.tobytes() == want.tobytes()
 
 
 def test_a_forked_child_gets_a_typed_error(daemon: Daemon) -> None:

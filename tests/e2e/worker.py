@@ -3,6 +3,7 @@
     worker.py SOCKET put MODEL        puts block after block, half of each first
     worker.py SOCKET fetch MODEL      fetches chain MODEL for ever
     worker.py SOCKET persist SEED     puts persistent chains for ever, naming each when acknowledged
+    worker.py SOCKET ucx MODEL        puts, fetches and deletes long chains over UCX for ever
 """
 
 from __future__ import annotations
@@ -55,6 +56,20 @@ def persist_for_ever(client: dynacompress.Client, seed: str) -> None:
             say(f"{name} {number}")
 
 
+def busy_for_ever(client: dynacompress.Client, model: str) -> None:
+    """There is always something on its way."""
+    context = client.open_context(kv.spec(model))
+    want = kv.values(9, 64)
+    got = want.copy()
+    for i in range(1_000_000):
+        names = kv.hashes(f"{model}-{i}", 64)
+        kv.put(context, names, want, quality="exact")
+        say("put")
+        for _ in range(8):
+            kv.get(context, names, got)
+        context.delete(names)
+
+
 def say(text: str) -> None:
     """One line, at once."""
     print(text, flush=True)
@@ -66,8 +81,10 @@ def main(socket: str, what: str, argument: str) -> None:
         "put": put_halves,
         "fetch": fetch_for_ever,
         "persist": persist_for_ever,
+        "ucx": busy_for_ever,
     }
-    steps[what](dynacompress.Client(socket, name=what, deadline=60), argument)
+    bulk = "ucx" if what == "ucx" else "auto"
+    steps[what](dynacompress.Client(socket, name=what, bulk=bulk, deadline=60), argument)
 
 
 if __name__ == "__main__":

@@ -79,8 +79,8 @@ Status UcxChannel::Send(OutFrame frame, SendDone done) {
   if (closed()) return {StatusCode::kCancelled, "the channel is closed"};
   DYNA_ASSIGN_OR_RETURN(FrameHeader header, MakeHeader(frame, token_, options_, false));
   const uint64_t size = kFrameHeaderBytes + header.control_len + header.payload_len;
-  if (sends_ > 0 &&
-      (queued_bytes_ + size > options_.max_send_bytes || sends_ >= options_.max_send_frames))
+  if (!sends_.empty() &&
+      (queued_bytes_ + size > options_.max_send_bytes || sends_.size() >= options_.max_send_frames))
     return {StatusCode::kRetry,
             "send queue: " + std::to_string(queued_bytes_) + " bytes wait for the peer", 1};
   const bool with_payload = header.payload_len > 0;
@@ -117,10 +117,11 @@ Status UcxChannel::Send(OutFrame frame, SendDone done) {
   size_t count = 0;
   if (data_size > 0) op->buffers.Describe(&param, &buffer, &count);
 
-  if (sends_++ == 0) progress_ = std::chrono::steady_clock::now();
+  if (sends_.empty()) progress_ = std::chrono::steady_clock::now();
   queued_bytes_ += size;
   worker_->OperationStarted();
   SendOp* raw = op.release();  // UCX's until OnSent, which may run before this call returns
+  sends_.insert(raw);
   const ucs_status_ptr_t request =
       ucp_am_send_nbx(endpoint_, kAmId, raw->header.data(), header_size, buffer, count, &param);
   if (request == nullptr) {
@@ -143,7 +144,7 @@ void UcxChannel::OnSent(void* request, ucs_status_t status, void* op) {
 void UcxChannel::SendEnded(SendOp* raw, ucs_status_t status) {
   const std::unique_ptr<SendOp> op(raw);
   if (worker_) worker_->OperationEnded();
-  --sends_;
+  sends_.erase(raw);
   queued_bytes_ -= op->size;
   progress_ = std::chrono::steady_clock::now();
   if (status == UCS_OK) {
@@ -156,7 +157,7 @@ void UcxChannel::SendEnded(SendOp* raw, ucs_status_t status) {
   if (op->done) {
     Later([done = std::move(op->done), result] { done(result); });
   }
-  if (draining_ && sends_ == 0) Later([self = shared_from_this()] { self->Close(); });
+  if (draining_ && sends_.empty()) Later([self = shared_from_this()] { self->Close(); });
 }
 
 bool UcxChannel::Ask(const FrameHeader& header, std::span<const std::byte> control,
@@ -225,8 +226,8 @@ ucs_status_t UcxChannel::Receive(const FrameHeader& header, std::span<const std:
     from += part.size();
   }
   worker_->OperationStarted();
-  ++receives_;
   op->channel = shared_from_this();
+  receives_.insert(op.get());
   ReceiveEnded(op.release(), UCS_OK);
   return UCS_OK;
 }
@@ -243,9 +244,9 @@ ucs_status_t UcxChannel::StartReceive(std::unique_ptr<ReceiveOp> op, void* data)
   void* buffer = nullptr;
   size_t count = 0;
   op->buffers.Describe(&param, &buffer, &count);
-  ++receives_;
   worker_->OperationStarted();
   ReceiveOp* raw = op.release();
+  receives_.insert(raw);
   const ucs_status_ptr_t request =
       ucp_am_recv_data_nbx(worker_->handle(), data, buffer, count, &param);
   if (request == nullptr) {
@@ -265,7 +266,7 @@ void UcxChannel::OnReceived(void* request, ucs_status_t status, size_t, void* op
 void UcxChannel::ReceiveEnded(ReceiveOp* raw, ucs_status_t status) {
   auto op = std::shared_ptr<ReceiveOp>(raw);
   if (worker_) worker_->OperationEnded();
-  --receives_;
+  receives_.erase(raw);
   if (op->header.payload_len == 0) {
     --control_receives_;
     if (status != UCS_OK) return;
@@ -304,6 +305,13 @@ void UcxChannel::RunLater() {
   for (auto& run : std::exchange(later_, {})) run();
 }
 
+size_t UcxChannel::Abandon() {
+  const size_t abandoned = sends_.size() + receives_.size();
+  while (!sends_.empty()) SendEnded(*sends_.begin(), UCS_ERR_CANCELED);
+  while (!receives_.empty()) ReceiveEnded(*receives_.begin(), UCS_ERR_CANCELED);
+  return abandoned;
+}
+
 // Runs while something waits for the peer; a task that comes too early looks again.
 void UcxChannel::WatchForStall() {
   if (watching_ || closed_) return;
@@ -312,7 +320,7 @@ void UcxChannel::WatchForStall() {
     const auto self = weak.lock();
     if (!self || self->closed_) return;
     self->watching_ = false;
-    if (self->sends_ == 0) return;
+    if (self->sends_.empty()) return;
     if (std::chrono::steady_clock::now() - self->progress_ < self->options_.stall_timeout)
       return self->WatchForStall();
     self->Finish({StatusCode::kDeadline, "the peer stopped reading: " +
@@ -334,27 +342,26 @@ void UcxChannel::OnEndpointError(void* arg, ucp_ep_h, ucs_status_t status) {
 }
 
 void UcxChannel::SetToken(const SessionToken& token) {
-  if (worker_ != nullptr && !closed_ && worker_->Rename(token_, token)) token_ = token;
+  if (!closed_ && token != SessionToken{}) token_ = token;
 }
 
 void UcxChannel::CloseAfterSends() {
   if (closed_) return;
   sink_ = nullptr;
   draining_ = true;
-  if (sends_ == 0) Close();
+  if (sends_.empty()) Close();
 }
 
 void UcxChannel::Finish(Status reason, bool tell_sink) {
   if (closed_) return;
   closed_ = true;
   FrameSink* sink = std::exchange(sink_, nullptr);
-  worker_->Remove(token_);
-  // Posted: an endpoint may not be closed inside UCX's callbacks. The channel stays until UCX has
-  // ended each request; only then are the callbacks of its sends and payloads run.
+  // Posted: an endpoint may not be closed inside UCX's callbacks. Callbacks of sends and payloads
+  // run when UCX has ended their request, or is gone.
   Later([self = shared_from_this()] {
-    if (self->worker_ == nullptr || self->endpoint_ == nullptr) return;
-    const bool force = self->failed_ || self->sends_ > 0 || self->receives_ > 0;
-    self->worker_->CloseEndpoint(std::exchange(self->endpoint_, nullptr), force, self);
+    if (self->worker_ == nullptr) return;
+    const bool force = self->failed_ || !self->sends_.empty() || !self->receives_.empty();
+    self->worker_->Retire(std::exchange(self->endpoint_, nullptr), force);
   });
   if (tell_sink && sink) sink->OnClosed(reason);
 }

@@ -8,6 +8,7 @@
 #include <ucp/api/ucp.h>
 
 #include <memory>
+#include <unordered_set>
 #include <vector>
 
 #include "client/transport/channel.h"
@@ -22,12 +23,7 @@ class UcxChannel final : public Channel, public std::enable_shared_from_this<Ucx
  public:
   UcxChannel(UcxWorker& worker, const SessionToken& token, const ChannelOptions& options,
              FrameSink* sink)
-      : worker_(&worker), token_(token), options_(options), sink_(sink) {
-    worker.Enrol(this);
-  }
-  ~UcxChannel() override {
-    if (worker_) worker_->Leave(this);
-  }
+      : worker_(&worker), token_(token), options_(options), sink_(sink) {}
 
   Status Open(void* address);
   void Dropped() {
@@ -46,9 +42,12 @@ class UcxChannel final : public Channel, public std::enable_shared_from_this<Ucx
   // From the worker, inside UCX's progress. The answer is the AM callback's.
   ucs_status_t Receive(const FrameHeader& header, std::span<const std::byte> control, void* data,
                        size_t size, bool rendezvous);
-  // What was put off; the worker calls it when the loop will not run any more.
+  const SessionToken& token() const { return token_; }
+  // What was put off; the worker calls it when the loop may not run any more.
   void RunLater();
-  // The worker goes away.
+  // UCX's worker is gone: ends what it has not ended. The number of such requests.
+  size_t Abandon();
+  // Ours goes too.
   void Detach() { worker_ = nullptr; }
 
  private:
@@ -75,7 +74,8 @@ class UcxChannel final : public Channel, public std::enable_shared_from_this<Ucx
   ucp_ep_h endpoint_ = nullptr;
   ChannelStats stats_;
   uint64_t queued_bytes_ = 0;
-  size_t sends_ = 0, receives_ = 0;
+  std::unordered_set<SendOp*> sends_;  // that UCX has not ended; each owns itself
+  std::unordered_set<ReceiveOp*> receives_;
   size_t control_receives_ = 0;  // large controls under way, bounded
   TimePoint progress_{};
   bool watching_ = false;

@@ -1,9 +1,11 @@
 #include "client/transport/ucx/ucx_handles.h"
 
+#include <algorithm>
+#include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <utility>
 
-#include "client/base/scoped_env.h"
 #include "kernels/crc32c.h"
 
 namespace dyna::ucx {
@@ -27,6 +29,25 @@ Envelope OurEnvelope() {
   envelope.major = static_cast<uint16_t>(major);
   envelope.minor = static_cast<uint16_t>(minor);
   return envelope;
+}
+
+// Whether UCX would use shared memory, by the comma-separated names in `tls`.
+bool MayShareMemory(std::string_view tls) {
+  constexpr std::string_view kNames[] = {"posix", "shm", "sm", "mm", "sysv", "all"};
+  while (!tls.empty()) {
+    const auto word = tls.substr(0, tls.find(','));
+    if (std::find(std::begin(kNames), std::end(kNames), word) != std::end(kNames)) return true;
+    tls.remove_prefix(std::min(tls.size(), word.size() + 1));
+  }
+  return false;
+}
+
+// UCX's own log, of this process. The only door to its level once it runs.
+void SetLogLevel(const char* level) {
+  ucp_config_t* config = nullptr;
+  if (ucp_config_read(nullptr, nullptr, &config) != UCS_OK) return;
+  (void)ucp_config_modify(config, "LOG_LEVEL", level);
+  ucp_config_release(config);
 }
 
 }  // namespace
@@ -66,11 +87,14 @@ Status Context::Open(const UcxOptions& options) {
   // death sooner anyway.
   const std::string keepalive =
       options.keepalive.count() == 0 ? "inf" : std::to_string(options.keepalive.count()) + "ms";
-  const std::pair<const char*, const char*> settings[] = {
+  std::vector<std::pair<const char*, const char*>> settings = {
       {"TLS", options.tls.c_str()},
       {"NET_DEVICES", options.net_devices.c_str()},
       {"KEEPALIVE_INTERVAL", keepalive.c_str()},
   };
+  // Without it UCX silently drops shared memory from endpoints that handle the death of their
+  // peer. A context without such a transport would warn of it.
+  if (MayShareMemory(options.tls)) settings.emplace_back("MM_ERROR_HANDLING", "y");
   for (const auto& [name, value] : settings) {
     if (const ucs_status_t s = ucp_config_modify(config, name, value); s != UCS_OK) {
       ucp_config_release(config);
@@ -94,9 +118,6 @@ Status Context::Open(const UcxOptions& options) {
 }
 
 Status Worker::Open(const Context& context) {
-  // A transport's own setting, read from the environment only. Without it UCX silently drops
-  // shared memory from endpoints that handle the death of their peer.
-  const ScopedEnv env({{"UCX_POSIX_ERROR_HANDLING", "y"}});
   ucp_worker_params_t params{};
   params.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE;
   params.thread_mode = UCS_THREAD_MODE_SINGLE;
@@ -115,6 +136,14 @@ Status Worker::Open(const Context& context) {
     return Unsupported("UCX: AM headers of " + std::to_string(max_am_header_) +
                        " bytes, 1,024 are needed");
   return Status::Ok();
+}
+
+void Worker::Destroy(bool forgotten) {
+  if (handle_ == nullptr) return;
+  const char* level = std::getenv("UCX_LOG_LEVEL");
+  if (forgotten && level == nullptr) SetLogLevel("error");
+  ucp_worker_destroy(std::exchange(handle_, nullptr));
+  if (forgotten && level == nullptr) SetLogLevel("warn");
 }
 
 std::vector<std::byte> WrapAddress(std::span<const std::byte> raw) {

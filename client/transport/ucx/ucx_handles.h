@@ -41,13 +41,14 @@ class Context {
 class Worker {
  public:
   Worker() = default;
-  ~Worker() {
-    if (handle_) ucp_worker_destroy(handle_);
-  }
+  ~Worker() { Destroy(false); }
   Worker(const Worker&) = delete;
   Worker& operator=(const Worker&) = delete;
 
   Status Open(const Context& context);
+  // Nothing of UCX touches memory of its requests any more. `forgotten`: some may be left, which
+  // is worth no warning for each.
+  void Destroy(bool forgotten);
   ucp_worker_h get() const { return handle_; }
   int event_fd() const { return event_fd_; }
   size_t max_am_header() const { return max_am_header_; }

@@ -10,18 +10,14 @@
 namespace dyna::ucx {
 namespace {
 
-// Limits are the session's, known only once the token has named it.
+// Limits are the session's; its channel applies them.
 constexpr FrameLimits kAnything{~uint32_t{0}, ~uint64_t{0}};
+constexpr int kRoundsPerDrain = 64;
 
 }  // namespace
 
-UcxWorker::~UcxWorker() {
-  for (UcxChannel* channel : all_) channel->Detach();
-}
-
 Status UcxWorker::Open() {
-  DYNA_RETURN_IF_ERROR(context_.Open(options_));
-  DYNA_RETURN_IF_ERROR(worker_.Open(context_));
+  DYNA_RETURN_IF_ERROR(worker_.Open(*context_));
   ucp_am_handler_param_t param{};
   param.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_CB |
                      UCP_AM_HANDLER_PARAM_FIELD_ARG;
@@ -38,23 +34,14 @@ Result<std::shared_ptr<Channel>> UcxWorker::Connect(std::span<const std::byte> a
                                                     FrameSink* sink) {
   DYNA_ASSIGN_OR_RETURN(std::vector<std::byte> raw, UnwrapAddress(address));
   if (token == SessionToken{}) return Invalid("UCX channel: the session token is zero");
-  if (channels_.count(token)) return Invalid("UCX channel: the session has one already");
-  if (channels_.size() >= options_.max_channels)
-    return Status(StatusCode::kQuota,
-                  "UCX: more than " + std::to_string(options_.max_channels) + " channels");
+  if (channel_) return Invalid("UCX channel: the session has one already");
+  if (retiring_ || ended_) return Status(StatusCode::kCancelled, "UCX: closed");
   auto channel = std::make_shared<UcxChannel>(*this, token, options, sink);
   DYNA_RETURN_IF_ERROR(channel->Open(raw.data()));
-  channels_[token] = channel.get();
+  channel_ = channel;
+  ++host_.stats->channels;
   Kick();
   return std::shared_ptr<Channel>(channel.get(), [channel](Channel*) { channel->Dropped(); });
-}
-
-bool UcxWorker::Rename(const SessionToken& from, const SessionToken& to) {
-  const auto it = channels_.find(from);
-  if (it == channels_.end() || channels_.count(to) || to == SessionToken{}) return false;
-  channels_[to] = it->second;
-  channels_.erase(from);
-  return true;
 }
 
 ucs_status_t UcxWorker::OnMessage(void* self, const void* header, size_t header_size, void* data,
@@ -78,61 +65,94 @@ ucs_status_t UcxWorker::Route(std::span<const std::byte> header, void* data, siz
                 : control.empty() && size == parsed->control_len;
   }
   if (!whole) {
-    ++stats_.malformed_frames;
+    ++host_.stats->malformed_frames;
     return UCS_ERR_REJECTED;
   }
-  const auto it = channels_.find(parsed->token);
-  if (it == channels_.end()) {
-    ++stats_.unknown_token_frames;
+  if (!channel_ || !SameToken(parsed->token, channel_->token())) {
+    ++host_.stats->unknown_token_frames;
     return UCS_ERR_REJECTED;
   }
-  return it->second->Receive(*parsed, control, data, size, rendezvous);
+  return channel_->Receive(*parsed, control, data, size, rendezvous);
 }
 
-void UcxWorker::CloseEndpoint(ucp_ep_h endpoint, bool force, std::shared_ptr<void> keep) {
-  using Keep = std::pair<UcxWorker*, std::shared_ptr<void>>;
-  auto* held = new Keep(this, std::move(keep));
+void UcxWorker::OperationEnded() {
+  --operations_;
+  if (retiring_) EndSoon();
+}
+
+void UcxWorker::Close() {
+  if (channel_) {
+    channel_->Close();
+  } else {
+    Retire(nullptr, false);
+  }
+}
+
+void UcxWorker::Retire(ucp_ep_h endpoint, bool force) {
+  if (retiring_ || ended_) return;
+  retiring_ = true;
+  ++host_.stats->closing;
+  if (channel_) --host_.stats->channels;
+  if (endpoint) CloseEndpoint(endpoint, force);
+  EndSoon();
+  executor().PostAt(std::chrono::steady_clock::now() + options_.close_timeout,
+                    [weak = weak_from_this()] {
+                      if (const auto self = weak.lock()) self->End();
+                    });
+}
+
+void UcxWorker::CloseEndpoint(ucp_ep_h endpoint, bool force) {
   ucp_request_param_t param{};
   param.op_attr_mask =
       UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_FLAGS;
   param.flags = force ? UCP_EP_CLOSE_FLAG_FORCE : 0;
-  param.user_data = held;
-  param.cb.send = [](void* request, ucs_status_t, void* arg) {
-    auto* done = static_cast<Keep*>(arg);
-    done->first->OperationEnded();
-    delete done;
+  param.user_data = this;
+  param.cb.send = [](void* request, ucs_status_t, void* self) {
     ucp_request_free(request);
+    static_cast<UcxWorker*>(self)->OperationEnded();
   };
   OperationStarted();
   const ucs_status_ptr_t request = ucp_ep_close_nbx(endpoint, &param);
-  if (request == nullptr || UCS_PTR_IS_ERR(request)) {
-    OperationEnded();
-    delete held;
-  }
+  if (request == nullptr || UCS_PTR_IS_ERR(request)) OperationEnded();
   Kick();
 }
 
-void UcxWorker::Shutdown(Duration limit) {
-  const TimePoint end = std::chrono::steady_clock::now() + limit;
-  const auto each = [this](auto&& call) {
-    std::vector<std::shared_ptr<UcxChannel>> channels;  // a call may destroy some
-    for (UcxChannel* channel : all_)
-      if (auto alive = channel->weak_from_this().lock()) channels.push_back(std::move(alive));
-    for (const auto& channel : channels) call(*channel);
-  };
-  each([](UcxChannel& channel) { channel.Close(); });
-  do {
-    each([](UcxChannel& channel) { channel.RunLater(); });
-    while (Progress() > 0) {
-    }
-    each([](UcxChannel& channel) { channel.RunLater(); });
-  } while (operations_ > 0 && std::chrono::steady_clock::now() < end);
+// Posted: we may be inside UCX.
+void UcxWorker::EndSoon() {
+  if (operations_ > 0 || ended_) return;
+  executor().Post([weak = weak_from_this()] {
+    if (const auto self = weak.lock(); self && self->operations_ == 0) self->End();
+  });
 }
 
-UcxStats UcxWorker::stats() const {
-  UcxStats stats = stats_;
-  stats.channels = channels_.size();
-  return stats;
+bool UcxWorker::Drain() {
+  if (ended_) return true;
+  const auto self = shared_from_this();
+  if (channel_) channel_->RunLater();
+  for (int i = 0; i < kRoundsPerDrain && Progress() > 0; ++i) {
+  }
+  if (channel_) channel_->RunLater();
+  return operations_ == 0;
+}
+
+void UcxWorker::End() {
+  if (ended_) return;
+  const auto self = shared_from_this();
+  const auto channel = std::move(channel_);
+  if (channel) channel->Close();
+  if (retiring_) {
+    --host_.stats->closing;
+  } else if (channel) {
+    --host_.stats->channels;
+  }
+  ended_ = true;
+  host_.ending();
+  // UCX runs the callbacks of some requests in here, and forgets others.
+  worker_.Destroy(operations_ > 0);
+  if (!channel) return;
+  host_.stats->abandoned_requests += channel->Abandon();
+  channel->Detach();
+  channel->RunLater();
 }
 
 }  // namespace dyna::ucx
