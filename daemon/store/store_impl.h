@@ -4,7 +4,7 @@
 //   writer.cc    begin, commit, abort                     lookup.cc  hits, leases
 //   fetch.cc     decode, as stored
 //   report.cc    statistics -> history -> weights         learn.cc   moments -> bases
-//   drop.cc      live masks of policies that drop tokens
+//   drop.cc      live masks of policies that drop tokens, and of the token budget
 //   placement.cc the price book and what new tiles take   pressure.cc  demote, move, evict, compact
 //   disk.cc      spill, bank                              load.cc    read back
 //   recover.cc   start and stop                           manage.cc  delete, clear, pin, opaque
@@ -199,6 +199,8 @@ struct Store::Impl {
   void InstallBasis(StoreContext& ctx, int layer, std::shared_ptr<const Basis> basis);
 
   // ---- drop.cc
+  bool Drops() const;          // chains are decided at all
+  bool DropsByReport() const;  // once more after each report
   // Decides the chain that ends in `leaf` in a while, unless it turns out to go on.
   void DropLater(const BlockRef& leaf, std::chrono::milliseconds at_least = {});
   bool DropSlice(TimePoint until);
