@@ -24,6 +24,7 @@
 #include "daemon/policy/price_book.h"
 #include "daemon/store/block_table.h"
 #include "daemon/store/lease_table.h"
+#include "daemon/store/open_work.h"
 #include "daemon/store/store.h"
 #include "daemon/store/store_context.h"
 
@@ -101,7 +102,11 @@ struct Store::Impl {
   void GrowUp(Block& block, Segment& segment);
   void YoungSlice();
   void EndYoung();
-  void Anticipate(StoreContext& ctx, TenantId tenant, const wire::Put& put);  // anticipate.cc
+  // ---- anticipate.cc
+  class Foresight;
+  void Anticipate(StoreContext& ctx, TenantId tenant, const wire::Put& put);
+  uint32_t ToBegin(TenantId tenant, const wire::Put& put) const;
+  // ---- placement.cc: what new tiles take
   std::vector<TilePlan> PlanPut(StoreContext& ctx, TenantId tenant, const Shard& shard, int layer,
                                 QualityClass quality, const BlockHash& hash, bool nursed,
                                 BasisName* basis);
@@ -246,6 +251,9 @@ struct Store::Impl {
     std::vector<std::weak_ptr<Block>> writing;
   };
   std::map<SessionId, Session> sessions;  // those with open puts
+  OpenWork open_work;                     // their writers, by kind
+  uint64_t foreseen_begun = 0;            // of them, when Anticipate last looked
+  Price foreseen_price = kFreePrice;      // what it then set
 
   uint64_t budget = 0;  // 0: the arena less headroom
   uint64_t aux_bytes = 0, history_bytes = 0, basis_bytes = 0, raw_bytes = 0, resident = 0;
