@@ -4,6 +4,7 @@
 // (design 5), so a longer run may be good where a shorter one is not: the last good end counts.
 // A block of which nothing is held ends the run for everybody: a lease has nothing to hold there.
 #include <algorithm>
+#include <cassert>
 #include <optional>
 
 #include "daemon/store/store_impl.h"
@@ -14,7 +15,7 @@ namespace {
 // What a reader demands against what the RAM or disk copy still is.
 bool Satisfies(const Block& block, const wire::Lookup& want) {
   return block.effective >= want.min_quality &&
-         (want.max_nmse <= 0 || block.nmse() <= want.max_nmse);
+         (want.max_nmse <= 0 || block.appraised_nmse <= want.max_nmse);
 }
 
 bool BankSatisfies(const Block& block, const wire::Lookup& want) {
@@ -26,10 +27,14 @@ bool BankSatisfies(const Block& block, const wire::Lookup& want) {
 
 uint32_t BytesOf(const Block& block, const Shard& shard) {
   uint64_t sum = 0;
-  for (const Segment& s : block.segments)
-    if (s.layer >= shard.layer_begin && s.layer < shard.layer_end &&
-        s.head_begin < shard.head_end && s.head_end() > shard.head_begin)
-      sum += s.bytes;
+  if (block.shards.size() == 1 && block.shards[0] == shard) {  // the common case
+    sum = block.appraised_bytes;
+  } else {
+    for (const Segment& s : block.segments)
+      if (s.layer >= shard.layer_begin && s.layer < shard.layer_end &&
+          s.head_begin < shard.head_end && s.head_end() > shard.head_begin)
+        sum += s.bytes;
+  }
   return static_cast<uint32_t>(std::min<uint64_t>(sum, UINT32_MAX));
 }
 
@@ -94,7 +99,7 @@ wire::LookupReply Store::Lookup(const Caller& caller, const wire::Lookup& want) 
       continue;
     }
     if (leading && want.lease && block->leases == 0) {
-      floor_bytes += block->segment_bytes();
+      floor_bytes += block->appraised_bytes;
       leading = floor_bytes <= share;
     }
     f.block = std::move(block);
@@ -111,12 +116,13 @@ wire::LookupReply Store::Lookup(const Caller& caller, const wire::Lookup& want) 
       continue;
     }
     const Block& block = *f.block;
+    assert(block.appraised_bytes == block.segment_bytes());
     hit.status = StatusCode::kOk;
     const bool in_ram = block.state() == BlockState::kResident;
     hit.tier = !f.good || (!in_ram && !s.SpillHolds(block)) ? Tier::kBank
                : in_ram                                     ? Tier::kHost
                                                             : Tier::kSpill;
-    hit.nmse = f.good ? block.nmse() : block.bank->nmse;
+    hit.nmse = f.good ? block.appraised_nmse : block.bank->nmse;
     hit.mean_bits = f.good ? block.mean_bits : block.bank->mean_bits;
     hit.bytes = BytesOf(block, want.shard);
     ++s.counts.hits[static_cast<size_t>(hit.tier)];
