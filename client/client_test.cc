@@ -3,8 +3,10 @@
 
 #include <cmath>
 #include <cstring>
+#include <random>
 
 #include "client/client_fixture.h"
+#include "client/kv_run.h"
 
 namespace dyna {
 namespace {
@@ -103,6 +105,79 @@ TEST_F(ClientTest, PartOfARun) {
   r.head_end = 3;
   r.target.k.pop_back();
   EXPECT_EQ(context->Fetch(lease, r).status.code(), StatusCode::kInvalid);
+}
+
+// Layers 1 and 3 look 100 tokens back: of 6 blocks they need the last 3.
+TEST_F(ClientTest, OfSlidingLayersOnlyTheWindowIsFetched) {
+  for (const Bulk bulk : {Bulk::kRegion, Bulk::kSocket}) {
+    for (const wire::Form form : {wire::Form::kDecoded, wire::Form::kAsStored}) {
+      Open(bulk);
+      ContextSpec spec = Spec();
+      for (size_t l : {1, 3}) {
+        spec.layers[l].kind = LayerKind::kSliding;
+        spec.layers[l].window = 100;
+      }
+      context = client->OpenContext(spec).value();
+      std::vector<std::byte> in(kBytes), all(kBytes), out(kBytes, std::byte{0x55});
+      Fill(in, 7);
+      ASSERT_TRUE(context->Put(PutOf(DenseAll(in.data()))).status.ok());
+      const Lease lease = LookupAll();
+      FetchRequest r;
+      r.target = DenseAll(all.data());
+      r.form = form;
+      r.beyond_windows = true;
+      ASSERT_TRUE(context->Fetch(lease, r).status.ok());
+      const FetchResult got = FetchTo(lease, DenseAll(out.data()), form);
+      ASSERT_TRUE(got.status.ok()) << got.status.ToString();
+      const size_t segment = kBytes / (kBlocks * kLayers);
+      for (size_t s = 0; s < got.segments.size(); ++s) {
+        const size_t layer = s % kLayers, block = s / kLayers;
+        const bool left_out = (layer == 1 || layer == 3) && block < 3;
+        EXPECT_EQ(got.segments[s].status, left_out ? StatusCode::kMiss : StatusCode::kOk) << s;
+        EXPECT_EQ(got.tiers[s], left_out ? Tier::kNone : Tier::kHost) << s;
+        const std::vector<std::byte> untouched(segment, std::byte{0x55});
+        const std::byte* want = left_out ? untouched.data() : &all[s * segment];
+        EXPECT_EQ(std::memcmp(&out[s * segment], want, segment), 0) << s;
+      }
+      FetchRequest early;  // nothing of it is needed
+      early.block_count = 2;
+      early.layer_begin = 1;
+      early.layer_count = 1;
+      early.target = KvMemory::Dense(out.data(), DType::kF16, 2, 1, kHeads, kDim);
+      const FetchResult none = context->Fetch(lease, early);
+      EXPECT_TRUE(none.status.ok());
+      EXPECT_EQ(none.segments[1].status, StatusCode::kMiss);
+    }
+  }
+}
+
+// Whatever is skipped, the pieces are the rest: each segment once, within the bounds of a message.
+TEST(KvRunSplit, PiecesAreWhatIsWanted) {
+  std::mt19937_64 dice(20261201);
+  for (int round = 0; round < 500; ++round) {
+    ContextSpec spec = Spec();
+    const auto layers = static_cast<uint16_t>(1 + dice() % kLayers);
+    const auto blocks = static_cast<uint32_t>(1 + dice() % 9);
+    for (LayerShape& layer : spec.layers) layer.head_dim = dice() % 4 == 0 ? 128 : 64;
+    std::byte byte{};
+    KvMemory memory;
+    memory.dtype = DType::kF16;
+    memory.k.assign(size_t{blocks} * layers, &byte);
+    memory.v = memory.k;
+    KvRun run = KvRun::Create(spec, 0, layers, blocks, 1, memory).value();
+    for (uint16_t l = 0; l < layers; ++l)
+      if (dice() % 2 == 0) run.SkipBefore(l, static_cast<uint32_t>(dice() % (blocks + 2)));
+    const size_t most = 1 + dice() % 12;
+    const uint64_t bytes = run.DenseBytes(0) * (1 + dice() % 12);
+    std::vector<int> seen(size_t{blocks} * layers);
+    for (const Piece& p : run.Split(most, bytes)) {
+      ASSERT_GE(p.segments(), 1u);
+      EXPECT_LE(p.segments(), most);
+      EXPECT_TRUE(p.segments() == 1 || run.DenseBytes(p) <= bytes);
+      for (size_t s = 0; s < p.segments(); ++s) ++seen[run.Index(p, s)];
+    }
+    for (size_t i = 0; i < seen.size(); ++i) EXPECT_EQ(seen[i], run.Skips(i) ? 0 : 1);
+  }
 }
 
 TEST_F(ClientTest, AsStoredIsDecodedHere) {

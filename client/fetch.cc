@@ -40,6 +40,8 @@ class FetchOp : public std::enable_shared_from_this<FetchOp> {
         outcome_(size_t{run_.blocks()} * run_.layers()) {
     result_.tiers.resize(outcome_.segments().size());
     if (request_.want_masks) result_.live.resize(outcome_.segments().size() * run_.heads(), ~0ull);
+    for (size_t i = 0; i < outcome_.segments().size(); ++i)
+      if (run_.Skips(i)) outcome_.LeaveOut(i);
   }
 
   void Start() {
@@ -276,6 +278,11 @@ void StartFetch(const std::shared_ptr<ClientCore>& core, std::shared_ptr<LeaseSt
   auto run = KvRun::Create(lease->context->spec, request.layer_begin, request.layer_count,
                            request.block_count, heads, std::exchange(request.target, {}));
   if (!run.ok()) return fail(run.status());
+  for (uint16_t l = 0; l < request.layer_count && !request.beyond_windows; ++l) {
+    const LayerShape& layer = lease->context->spec.layers[size_t{request.layer_begin} + l];
+    const uint32_t first = layer.FirstBlockNeeded(lease->run);
+    if (first > request.block_begin) run->SkipBefore(l, first - request.block_begin);
+  }
   size_t max_segments = wire::kMaxSegmentsPerMessage;
   if (request.want_masks) max_segments = std::max<size_t>(1, wire::kMaxMasksPerMessage / heads);
   auto plan = MakePlan(*core, *run, std::min(max_segments, wire::kMaxSegmentsPerMessage),

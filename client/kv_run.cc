@@ -22,6 +22,7 @@ Result<KvRun> KvRun::Create(const ContextSpec& spec, uint16_t layer_begin, uint1
   run.blocks_ = blocks;
   run.layers_ = layers;
   run.heads_ = heads;
+  run.first_block_.assign(layers, 0);
   for (size_t i = layer_begin; i < size_t{layer_begin} + layers; ++i) {
     if (spec.layers[i].kind == LayerKind::kOpaque)
       return Unsupported("layer " + std::to_string(i) + " is opaque: use PutOpaque");
@@ -42,32 +43,54 @@ uint64_t KvRun::DenseBytes(const Piece& p) const {
   return block * p.blocks;
 }
 
+void KvRun::SkipBefore(uint16_t layer, uint32_t block) {
+  first_block_[layer] = std::min(block, blocks_);
+}
+
 std::vector<Piece> KvRun::Split(size_t max_segments, uint64_t max_bytes) const {
+  std::vector<uint32_t> ends(first_block_);  // between two of them the same layers are wanted
+  ends.push_back(blocks_);
+  std::sort(ends.begin(), ends.end());
   std::vector<Piece> pieces;
-  const Piece whole_block{0, 1, 0, layers_};
-  const uint64_t block_bytes = DenseBytes(whole_block);
+  uint32_t begin = 0;
+  for (const uint32_t end : ends) {
+    for (uint16_t l = 0; begin < end && l < layers_;) {
+      Piece whole{begin, end - begin, l, 0};
+      while (l < layers_ && first_block_[l] <= begin) ++whole.layers, ++l;
+      if (whole.layers != 0) SplitInto(whole, max_segments, max_bytes, &pieces);
+      if (l < layers_) ++l;  // one that is not wanted here
+    }
+    begin = end;
+  }
+  return pieces;
+}
+
+void KvRun::SplitInto(const Piece& whole, size_t max_segments, uint64_t max_bytes,
+                      std::vector<Piece>* pieces) const {
+  const uint32_t end = whole.block + whole.blocks;
+  const auto layer_end = static_cast<uint16_t>(whole.layer + whole.layers);
+  const uint64_t block_bytes = DenseBytes(Piece{0, 1, whole.layer, whole.layers});
   // One set of strides describes a message, so a piece has one head_dim.
-  const bool uniform = std::all_of(head_dims_.begin(), head_dims_.end(),
-                                   [&](uint16_t d) { return d == head_dims_[0]; });
-  if (uniform && layers_ <= max_segments && block_bytes <= max_bytes) {  // whole blocks
+  const bool uniform = std::all_of(head_dims_.begin() + whole.layer, head_dims_.begin() + layer_end,
+                                   [&](uint16_t d) { return d == head_dims_[whole.layer]; });
+  if (uniform && whole.layers <= max_segments && block_bytes <= max_bytes) {  // whole blocks
     const uint64_t by_bytes = max_bytes / block_bytes;
     const auto step = static_cast<uint32_t>(std::min<uint64_t>(
-        std::min<uint64_t>(max_segments / layers_, by_bytes), wire::kMaxBlocksPerMessage));
-    for (uint32_t b = 0; b < blocks_; b += step)
-      pieces.push_back({b, std::min(step, blocks_ - b), 0, layers_});
-    return pieces;
+        std::min<uint64_t>(max_segments / whole.layers, by_bytes), wire::kMaxBlocksPerMessage));
+    for (uint32_t b = whole.block; b < end; b += step)
+      pieces->push_back({b, std::min(step, end - b), whole.layer, whole.layers});
+    return;
   }
-  for (uint32_t b = 0; b < blocks_; ++b)  // parts of one block
-    for (uint16_t l = 0; l < layers_;) {
+  for (uint32_t b = whole.block; b < end; ++b)  // parts of one block
+    for (uint16_t l = whole.layer; l < layer_end;) {
       Piece p{b, 1, l, 1};
-      while (l + p.layers < layers_ && p.layers < max_segments &&
+      while (l + p.layers < layer_end && p.layers < max_segments &&
              head_dims_[l + p.layers] == head_dims_[l] &&
              DenseBytes(Piece{b, 1, l, static_cast<uint16_t>(p.layers + 1)}) <= max_bytes)
         ++p.layers;
       l = static_cast<uint16_t>(l + p.layers);
-      pieces.push_back(p);
+      pieces->push_back(p);
     }
-  return pieces;
 }
 
 std::span<std::byte> KvRun::Hull() const {

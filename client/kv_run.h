@@ -37,6 +37,10 @@ class KvRun {
   uint64_t DenseBytes(const Piece& piece) const;
   uint64_t DenseBytes(size_t segment) const { return dense_bytes_[segment % layers_]; }
 
+  // Blocks before `block` are not wanted of this layer (relative to the run): in no piece.
+  void SkipBefore(uint16_t layer, uint32_t block);
+  bool Skips(size_t segment) const { return segment / layers_ < first_block_[segment % layers_]; }
+
   // Pieces of at most that many segments and dense bytes, in order; always at least one segment.
   std::vector<Piece> Split(size_t max_segments, uint64_t max_bytes) const;
 
@@ -56,6 +60,9 @@ class KvRun {
   int64_t RowBytes(size_t segment) const {
     return int64_t{head_dims_[segment % layers_]} * DTypeBytes(memory_.dtype);
   }
+  // `whole`: a rectangle of wanted segments.
+  void SplitInto(const Piece& whole, size_t max_segments, uint64_t max_bytes,
+                 std::vector<Piece>* pieces) const;
   template <typename Row>
   void ForRows(size_t segment, Row row) const;  // in dense order
 
@@ -64,6 +71,7 @@ class KvRun {
   uint16_t layers_ = 0, heads_ = 0;
   std::vector<uint16_t> head_dims_;    // [layers]
   std::vector<uint64_t> dense_bytes_;  // [layers]
+  std::vector<uint32_t> first_block_;  // [layers]
 };
 
 }  // namespace dyna

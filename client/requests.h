@@ -80,10 +80,14 @@ struct FetchRequest {
   KvMemory target;
   wire::Form form = wire::Form::kDecoded;  // kAsStored: the library decodes
   bool want_masks = false;
+  // Of a sliding layer only what its window reaches from the run's end is asked for; the other
+  // segments are MISS in the result, without a failure, and their rows are not written. True: all
+  // of them are asked for, and those that the daemon lacks fail.
+  bool beyond_windows = false;
   Deadline deadline{0};
 };
 struct FetchResult {
-  Status status;  // the first segment that was not OK; its rows are undefined
+  Status status;  // the first segment that failed; its rows are undefined
   std::vector<wire::SegmentStatus> segments;
   std::vector<Tier> tiers;       // [segment]: where it was read from
   std::vector<uint64_t> live;    // want_masks: [segment][head]

@@ -51,6 +51,8 @@ class Outcome {
   bool Take(const KvRun& run, const Piece& piece, const Status& status,
             const std::vector<wire::SegmentStatus>& segments);
   void Fail(size_t segment, Status status);
+  // Nobody asked for it: a miss, and no failure.
+  void LeaveOut(size_t segment) { segments_[segment].status = StatusCode::kMiss; }
   // What was never sent has the status of what stopped it.
   void Skip(const KvRun& run, const Piece& piece);
   Status status() const { return status_; }

@@ -29,6 +29,16 @@ struct LayerShape {
   uint32_t window = 0;  // kSliding: tokens
   uint32_t max_position = 0;
   bool operator==(const LayerShape&) const = default;
+
+  // Of a run of `run` blocks the first that somebody who goes on at its end needs of this layer
+  // (design 5): of a sliding one the window's, and one more, so that the last may be computed
+  // again.
+  uint32_t FirstBlockNeeded(uint32_t run) const {
+    if (kind != LayerKind::kSliding) return 0;
+    const uint32_t blocks = WindowBlocks();
+    return run > blocks ? run - blocks : 0;
+  }
+  uint32_t WindowBlocks() const { return window / kBlockTokens + (window % kBlockTokens != 0) + 1; }
 };
 
 struct ContextSpec {

@@ -60,6 +60,9 @@ void PrintStatus(const json& s, const std::string& endpoint) {
   fmt::print("budget    {} of {} ({:.0f} %), policy {}, price 2^{:.1f}\n", Bytes(charged),
              Bytes(budget), budget > 0 ? 100 * charged / budget : 0.0, Str(s, "/policy"),
              Num(s, "/budget/price_log2"));
+  if (Num(s, "/tokens/budget") > 0)
+    fmt::print("tokens    {:.0f} of a chain, summed over layers; the last keeps {:.0f}\n",
+               Num(s, "/tokens/budget"), Num(s, "/tokens/kept"));
   fmt::print("host      {:.0f} blocks, {}\n", Num(s, "/tiers/host/blocks"),
              Bytes(Num(s, "/tiers/host/bytes")));
   PrintDisk(s, "spill");

@@ -123,7 +123,7 @@ constexpr Key<Options> kKeys[] = {
     {KEY(budget.floor_share), Range(0, 0.9), When::kReload,
      "0..0.9 of the budget for leased, exact and pinned bytes"},
     {KEY(budget.tokens), Range(0, 1e15), When::kReload,
-     "tokens kept above their mean, summed over layers; 0: no limit"},
+     "tokens of one chain kept by themselves, summed over layers; 0: no limit"},
     {KEY(leases.ttl_ms), Range(100, 3600e3), When::kReload,
      "ms that a lookup's lease lives unless the client says"},
     {KEY(leases.max_ttl_ms), Range(100, 86400e3), When::kReload,

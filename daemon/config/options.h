@@ -144,7 +144,7 @@ struct BudgetOptions {
   double headroom = 0.05;
   // 0..0.9 of the budget for leased, exact and pinned bytes
   double floor_share = 0.5;
-  // tokens kept above their mean, summed over layers; 0: no limit
+  // tokens of one chain kept by themselves, summed over layers; 0: no limit
   uint64_t tokens = 0;
 };
 

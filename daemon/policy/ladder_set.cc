@@ -43,13 +43,18 @@ Ladder::Ladder(UnitKind unit, std::span<const Candidate> candidates) : unit_(uni
   }
   count_ = static_cast<uint8_t>(hull.size());
   for (size_t i = 0; i < hull.size(); ++i) {
-    rungs_[i] = {hull[i].k_kind, hull[i].v_kind, INT16_MAX, hull[i].bytes};
-    if (i + 1 < hull.size())
+    rungs_[i] = {hull[i].k_kind, hull[i].v_kind, INT16_MAX, hull[i].bytes, 0};
+    if (i + 1 < hull.size()) {
       rungs_[i].log2_slope =
           Log2Slope(hull[i + 1].cost - hull[i].cost, SlopeBytes(hull[i]) - SlopeBytes(hull[i + 1]));
+      rungs_[i].freed = hull[i].bytes - hull[i + 1].bytes;
+    }
     if (hull[i].unobserved_ok && unobserved_floor_ + 1u >= i)
       unobserved_floor_ = static_cast<uint8_t>(i);
   }
+  first_.fill(count_);
+  for (size_t i = hull.size(); i-- > 0;)
+    first_[(unit == UnitKind::kV ? hull[i].v_kind : hull[i].k_kind) & 31] = static_cast<uint8_t>(i);
 }
 
 int CellLadder::RungOf(const Ladder& ladder, uint8_t k_kind, uint8_t v_kind) const {

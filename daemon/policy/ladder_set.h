@@ -35,6 +35,7 @@ struct Rung {
   uint8_t k_kind = 0, v_kind = 0;
   int16_t log2_slope = 0;  // eighths of log2 (cost per byte) of the step down to the next rung
   uint32_t bytes = 0;
+  uint32_t freed = 0;  // by that step
 };
 
 class Ladder {
@@ -48,20 +49,34 @@ class Ladder {
   UnitKind unit() const { return unit_; }
   std::span<const Rung> rungs() const { return {rungs_.data(), static_cast<size_t>(count_)}; }
   int floor(bool observed) const { return observed ? count_ - 1 : unobserved_floor_; }
+  // The rung of these kinds, of which those count that the unit covers; -1: there is none.
+  int Find(uint8_t k_kind, uint8_t v_kind) const {
+    if (unit_ != UnitKind::kPair) {
+      const uint8_t found = first_[(unit_ == UnitKind::kV ? v_kind : k_kind) & 31];
+      return found < count_ ? found : -1;
+    }
+    for (int r = first_[k_kind & 31]; r < count_; ++r)
+      if (rungs_[static_cast<size_t>(r)].k_kind == k_kind &&
+          rungs_[static_cast<size_t>(r)].v_kind == v_kind)
+        return r;
+    return -1;
+  }
 
  private:
-  std::array<Rung, kMaxRungs> rungs_{};
+  // What a walk over all tiles reads, close together.
   UnitKind unit_ = UnitKind::kPair;
   uint8_t count_ = 0, unobserved_floor_ = 0;
+  std::array<uint8_t, 32> first_{};  // by kind, of V for V's: the first rung with it, or count_
+  std::array<Rung, kMaxRungs> rungs_{};
 };
 
 // One (layer, kv head).
 struct CellLadder {
-  std::array<uint32_t, 32> k_bytes{}, v_bytes{};  // of every kind; 0 where it does not exist here
-  Ladder k;                                       // the pair's when `pair`
-  Ladder v;
   bool pair = true;
   int16_t log2_omega_k = 0, log2_omega_v = 0;  // eighths, with the context's weight
+  Ladder k;                                    // the pair's when `pair`
+  Ladder v;
+  std::array<uint32_t, 32> k_bytes{}, v_bytes{};  // of every kind; 0 where it does not exist here
 
   // Where a tile of these kinds stands: the last rung that has no fewer bytes of K and of V.
   int RungOf(const Ladder& ladder, uint8_t k_kind, uint8_t v_kind) const;

@@ -8,11 +8,15 @@ namespace dyna {
 
 void PriceBook::Apply(uint64_t tenant, const PricedSegment& segment, int sign) {
   Tenant& of = tenants_[tenant];
-  int64_t bytes = 0;
-  ForEachStep(segment, options_.resident_bonus, &bytes,
-              [&](Price threshold, int64_t freed) { of.steps.Add(threshold, sign * freed); });
-  bytes_ += sign * bytes;
-  of.bytes += sign * bytes;
+  PriceHistogram& steps = of.steps;
+  const int64_t bytes =
+      sign * ForEachStep(
+                 segment, options_.resident_bonus,
+                 [&](Price base, const Rung* begin, const Rung* end)
+                     __attribute__((always_inline)) { steps.AddRun(base, begin, end, sign); },
+                 [&](Price threshold, int64_t freed) { steps.Add(threshold, sign * freed); });
+  bytes_ += bytes;
+  of.bytes += bytes;
   of.segments += sign;
   if (of.segments == 0 && of.quota == 0) tenants_.erase(tenant);
 }

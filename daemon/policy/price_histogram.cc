@@ -1,41 +1,53 @@
 #include "daemon/policy/price_histogram.h"
 
+#include <new>
+#include <numeric>
+
 namespace dyna {
 namespace {
 
-size_t PageOf(Price threshold) { return static_cast<size_t>((threshold - kFreePrice) / kPriceSub); }
-size_t SlotOf(Price threshold) { return static_cast<size_t>((threshold - kFreePrice) % kPriceSub); }
+constexpr Price kSlots = kDearestPrice - kFreePrice;
 
 }  // namespace
 
-void PriceHistogram::Add(Price threshold, int64_t bytes) {
-  const size_t page = PageOf(threshold);
-  coarse_[page] += bytes;
-  all_ += bytes;
-  if (!fine_[page]) fine_[page] = std::make_unique<Page>();
-  (*fine_[page])[SlotOf(threshold)] += bytes;
+PriceHistogram::PriceHistogram()
+    : slots_(static_cast<int64_t*>(std::calloc(static_cast<size_t>(kSlots), sizeof(int64_t)))),
+      low_(kSlots),
+      high_(-1) {
+  if (!slots_) throw std::bad_alloc();
+}
+
+void PriceHistogram::Sum() const {
+  if (high_ < low_) return;
+  const auto begin = static_cast<size_t>(low_ / kPriceSub);
+  const auto end = static_cast<size_t>(high_ / kPriceSub) + 1;
+  for (size_t page = begin; page < end; ++page) {
+    const int64_t* slot = slots_.get() + page * kPriceSub;
+    pages_[page] = std::accumulate(slot, slot + kPriceSub, int64_t{0});
+  }
+  for (size_t page = begin; page < kPages; ++page) below_[page + 1] = below_[page] + pages_[page];
+  low_ = kSlots;
+  high_ = -1;
 }
 
 int64_t PriceHistogram::Below(Price price) const {
-  if (price >= kDearestPrice) return all_;
-  if (price <= kFreePrice) return 0;
-  const size_t page = PageOf(price);
-  int64_t sum = 0;
-  for (size_t i = 0; i < page; ++i) sum += coarse_[i];
-  if (fine_[page])
-    for (size_t slot = 0; slot < SlotOf(price); ++slot) sum += (*fine_[page])[slot];
-  return sum;
+  Sum();
+  const auto slot = static_cast<size_t>(std::clamp(price, kFreePrice, kDearestPrice) - kFreePrice);
+  const size_t page = slot / kPriceSub;
+  const int64_t* first = slots_.get() + page * kPriceSub;
+  return std::accumulate(first, first + slot % kPriceSub, below_[page]);
 }
 
 Price PriceHistogram::Reach(int64_t bytes) const {
   if (bytes <= 0) return kFreePrice;
-  if (bytes > all_) return kDearestPrice;
-  size_t page = 0;
-  int64_t sum = 0;
-  while (page + 1 < kPages && sum + coarse_[page] < bytes) sum += coarse_[page++];
-  if (!fine_[page]) return kDearestPrice;
+  Sum();
+  if (bytes > below_[kPages]) return kDearestPrice;
+  // The first page that, with all before it, frees enough.
+  const auto found = std::lower_bound(below_.begin() + 1, below_.end(), bytes);
+  const auto page = static_cast<size_t>(found - below_.begin()) - 1;
+  int64_t sum = below_[page];
   for (size_t slot = 0; slot < size_t{kPriceSub}; ++slot) {
-    sum += (*fine_[page])[slot];
+    sum += slots_[page * kPriceSub + slot];
     if (sum >= bytes) return kFreePrice + static_cast<Price>(page * kPriceSub + slot) + 1;
   }
   return kDearestPrice;

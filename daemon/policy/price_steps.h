@@ -79,45 +79,53 @@ void ForEachUnit(const PricedSegment& segment, Visit&& visit) {
   }
 }
 
-// The rung whose kinds are the unit's own; -1: it stands between rungs or above them.
-inline int OwnRung(const PricedUnit& unit) {
-  const auto rungs = unit.ladder->rungs();
-  const bool of_k = unit.ladder->unit() != UnitKind::kV, of_v = unit.ladder->unit() != UnitKind::kK;
-  for (size_t r = 0; r < rungs.size(); ++r)
-    if ((!of_k || rungs[r].k_kind == unit.k_kind) && (!of_v || rungs[r].v_kind == unit.v_kind))
-      return static_cast<int>(r);
-  return -1;
+// The steps of a unit that stands between rungs, or so far out that thresholds are cut off: calls
+// step(threshold, freed bytes) for each, and returns today's bytes.
+template <typename Step>
+[[gnu::noinline]] int64_t ForEachOddStep(const PricedUnit& unit, bool frozen, int bonus,
+                                         Step&& step) {
+  const int64_t today = KindsAt(unit, -1).bytes;
+  if (frozen) return today;
+  int64_t at = today;
+  int rung = unit.cell->RungOf(*unit.ladder, unit.k_kind, unit.v_kind);
+  if (rung < 0) {  // above the top (raw): the first step costs nothing
+    rung = 0;
+    const int64_t next = KindsAt(unit, 0).bytes;
+    if (next != at) step(kFreePrice, at - next);
+    at = next;
+  }
+  for (; rung < unit.floor; ++rung) {
+    const int64_t next = KindsAt(unit, rung + 1).bytes;
+    if (next != at) step(ThresholdOf(unit, rung, bonus), at - next);
+    at = next;
+  }
+  return today;
 }
 
-// Calls step(threshold, freed bytes) for every step still to be taken; adds today's bytes.
-template <typename Step>
-void ForEachStep(const PricedSegment& segment, int bonus, int64_t* bytes, Step&& step) {
-  ForEachUnit(segment, [&](const PricedUnit& unit, size_t) {
-    // Nearly every unit stands on a rung: its bytes are the ladder's.
-    if (int own = OwnRung(unit); own >= 0) {
-      const Rung* rung = unit.ladder->rungs().data() + own;
-      *bytes += rung->bytes;
-      if (segment.frozen) return;
-      for (; own < unit.floor; ++own, ++rung)
-        step(ThresholdOf(unit, own, bonus), int64_t{rung[0].bytes} - int64_t{rung[1].bytes});
-      return;
-    }
-    int rung = unit.cell->RungOf(*unit.ladder, unit.k_kind, unit.v_kind);
-    int64_t at = KindsAt(unit, -1).bytes;
-    *bytes += at;
-    if (segment.frozen) return;
-    if (rung < 0) {  // above the top (raw): the first step costs nothing
-      rung = 0;
-      const int64_t next = KindsAt(unit, 0).bytes;
-      if (next != at) step(kFreePrice, at - next);
-      at = next;
-    }
-    for (; rung < unit.floor; ++rung) {
-      const int64_t next = KindsAt(unit, rung + 1).bytes;
-      if (next != at) step(ThresholdOf(unit, rung, bonus), at - next);
-      at = next;
-    }
-  });
+// All steps that the tiles of a segment can still take. Nearly every unit stands on a rung of its
+// ladder: run(base, rungs) says its steps at once, each threshold is base + the rung's slope in
+// parts of an eighth. The others' come by step(threshold, freed bytes). Returns today's bytes.
+template <typename Run, typename Step>
+int64_t ForEachStep(const PricedSegment& segment, int bonus, Run&& run, Step&& step) {
+  int64_t bytes = 0;
+  ForEachUnit(
+      segment, [&](const PricedUnit& unit, size_t) __attribute__((always_inline)) {
+        const auto rungs = unit.ladder->rungs();
+        const int own = unit.ladder->Find(unit.k_kind, unit.v_kind);
+        const int weight = unit.weight + bonus;
+        // Slopes do not fall: the first and the last threshold are the outermost.
+        if (own < 0 ||
+            (own < unit.floor &&
+             (weight + rungs[static_cast<size_t>(own)].log2_slope < -kPriceReach ||
+              weight + rungs[static_cast<size_t>(unit.floor) - 1].log2_slope >= kPriceReach))) {
+          bytes += ForEachOddStep(unit, segment.frozen, bonus, step);
+          return;
+        }
+        bytes += rungs[static_cast<size_t>(own)].bytes;
+        if (!segment.frozen && own < unit.floor)
+          run(weight * kPriceSub + unit.dither, rungs.data() + own, rungs.data() + unit.floor);
+      });
+  return bytes;
 }
 
 }  // namespace dyna

@@ -57,6 +57,7 @@ StoreOptions StoreOptionsOf(const config::Options& o) {
   s.young_weight = o.policy.young_weight;
   s.young_for = std::chrono::milliseconds(o.policy.young_ms);
   s.budget_bytes = o.budget.bytes;
+  s.token_budget = o.budget.tokens;
   s.headroom = o.budget.headroom;
   s.floor_share = o.budget.floor_share;
   s.lease_ttl = std::chrono::milliseconds(o.leases.ttl_ms);

@@ -107,6 +107,9 @@ struct Block {
   int64_t expires_at_ms = 0;                      // Unix time; 0: never
   QualityClass effective = QualityClass::kSmall;  // what its tiles still satisfy
   float mean_bits = 0;                            // of K and V codes, per element
+  // segment_bytes() and nmse() as Appraise found them: lookups ask for them, block by block.
+  uint64_t appraised_bytes = 0;
+  float appraised_nmse = 0;
 
   // What is on disk: the generation and revision whose bytes the tier holds (0: none).
   uint32_t spill_generation = 0, spill_revision = 0;

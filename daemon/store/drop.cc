@@ -1,13 +1,14 @@
-// Policies that drop tokens (policy.md 7): a chain is decided as a whole, some time after its last
-// block or report, on a codec thread; its masks are then applied by Transcode, in slices. Never
-// more than before: a token that was dropped stays dropped. Blocks of class high and exact, and
-// pinned ones, stay whole; a leased one waits for a lease that promised more than class small. What
-// comes due while the chain's end is on a disk, or the daemon stopped, is due again once that block
-// is read back.
+// Policies that drop tokens (policy.md 7) and the token budget (policy.md 5): a chain is decided as
+// a whole, some time after its last block or report, on a codec thread; its masks are then applied
+// by Transcode, in slices. Never more than before: a token that was dropped stays dropped. Blocks
+// of class high and exact, and pinned ones, stay whole; a leased one waits for a lease that
+// promised more than class small. What comes due while the chain's end is on a disk, or the daemon
+// stopped, is due again once that block is read back.
 #include <algorithm>
 #include <bit>
 
 #include "client/base/log.h"
+#include "daemon/policy/token_budget.h"
 #include "daemon/store/store_impl.h"
 
 namespace dyna {
@@ -69,6 +70,8 @@ struct DropWork {
   std::vector<BlockRef> chain;  // from the root
   std::vector<uint32_t> generations;
   std::vector<uint64_t> words;  // of the blocks' hashes
+  std::vector<uint8_t> whole;   // blocks that no token may leave
+  int64_t token_budget = 0;     // 0: none
   // Copies for the codec thread, [block].
   std::vector<std::vector<BlockHistory>> histories;
   std::vector<std::vector<DropSegment>> segments;
@@ -76,6 +79,7 @@ struct DropWork {
   size_t next_block = 0, next_segment = 0;  // where gathering or applying goes on
   bool again = false;                       // something could not be applied now
   ChainChoice choice;
+  TokenFit fit;
   Status status;
 };
 
@@ -170,13 +174,31 @@ void DecideChain(DropWork* work, const Policy& policy, Backend& backend) {
     view.importance.emplace_back(scores[l]);
     view.live.emplace_back(live[l]);
   }
-  work->status = policy.SelectLive(view, &work->choice);
+  if (policy.drops_tokens())
+    work->status = policy.SelectLive(view, &work->choice);
+  else
+    work->choice.live = live;
+  if (work->status.ok() && work->token_budget > 0) {
+    for (size_t l = 0; l < spec.layers.size(); ++l) {
+      if (policy.scores() != ScoreSource::kReports && spec.layers[l].kind == LayerKind::kFull)
+        scores[l] = HistoryScores(*work, static_cast<int>(l), spec.layers[l].kv_heads);
+      view.importance[l] = scores[l];
+    }
+    work->fit = FitTokenBudget(view, work->whole, work->token_budget, &work->choice);
+  }
   work->histories.clear();
 }
 
 }  // namespace
 
 // ---- on the loop
+
+bool Store::Impl::Drops() const { return policy->drops_tokens() || options.token_budget > 0; }
+
+bool Store::Impl::DropsByReport() const {
+  return options.token_budget > 0 ||
+         (policy->drops_tokens() && policy->scores() == ScoreSource::kReports);
+}
 
 void Store::Impl::DropLater(const BlockRef& leaf, std::chrono::milliseconds at_least) {
   if (leaf->opaque || DTypeBytes(leaf->context->spec.dtype) == 1) return;  // stored as they are
@@ -227,7 +249,9 @@ void Store::Impl::BeginDrop(const BlockRef& leaf) {
   for (const BlockRef& b : work->chain) {
     work->generations.push_back(b->generation);
     work->words.push_back(BlockHashHasher{}(b->key.hash));
+    work->whole.push_back(StaysWhole(*b));
   }
+  work->token_budget = static_cast<int64_t>(options.token_budget);
   work->histories.resize(work->chain.size());
   work->segments.resize(work->chain.size());
   drop = std::move(work);
@@ -242,7 +266,8 @@ bool Store::Impl::GatherDrop(TimePoint until) {
       drop.reset();
       return false;
     }
-    if (policy->scores() == ScoreSource::kReports) work.histories[work.next_block] = block.history;
+    if (policy->scores() == ScoreSource::kReports || work.token_budget > 0)
+      work.histories[work.next_block] = block.history;
     for (const Segment& s : block.segments) {
       DropSegment& copy = work.segments[work.next_block].emplace_back();
       copy.layer = s.layer;
@@ -267,6 +292,10 @@ bool Store::Impl::GatherDrop(TimePoint until) {
         if (!work->status.ok()) {
           LogWarn("policy {}: {}", policy->name(), work->status.ToString());
           drop.reset();
+        } else if (work->token_budget > 0) {
+          ++counts.fitted_chains;
+          counts.overfull_chains += !work->fit.fits;
+          counts.kept_tokens = static_cast<uint64_t>(work->fit.kept);
         }
         NeedTick();
       });

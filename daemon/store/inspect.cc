@@ -43,6 +43,7 @@ StoreStats Store::stats() const {
   const Impl& s = *impl_;
   StoreStats out = s.counts;
   out.budget_bytes = s.Limit();
+  out.token_budget = s.options.token_budget;
   out.charged_bytes = s.Charged();
   out.young_bytes = *s.nursery;
   out.aux_bytes = s.aux_bytes;

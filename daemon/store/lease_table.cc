@@ -7,7 +7,7 @@ namespace dyna {
 uint64_t LeaseTable::Grant(HeldLease lease) {
   lease.id = next_++;
   for (const BlockRef& b : lease.run) {
-    if (b->leases++ == 0) held_bytes_ += b->held_bytes = b->segment_bytes();
+    if (b->leases++ == 0) held_bytes_ += b->held_bytes = b->appraised_bytes;
     if (lease.max_nmse > 0) ++b->frozen;
     b->lease_floor = std::max(b->lease_floor, lease.min_quality);
   }

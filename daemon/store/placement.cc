@@ -281,6 +281,8 @@ void Store::Impl::Appraise(Block& block) {
   // Whatever its tiles have, a block without some of its tokens keeps no class's promise.
   block.effective = block.dropped ? QualityClass::kSmall : worst;
   block.mean_bits = weight > 0 ? static_cast<float>(bits / weight) : 0;
+  block.appraised_bytes = block.segment_bytes();
+  block.appraised_nmse = block.nmse();
 }
 
 void Store::Impl::UseBasis(StoreContext& ctx, BasisName name, int change) {

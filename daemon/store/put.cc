@@ -166,6 +166,7 @@ void Store::Put(const Caller& caller, const wire::Put& put, std::vector<KvView> 
       work->feed = ctx->learning_allowed && s.LearningBudgetLeft(*ctx, layer) &&
                    ctx->learner.WantsTile(layer, BlockHashHasher{}(put.hashes[b]));
       writer->taken[at] = true;
+      s.open_work.Take(*ctx, *writer, at);
       Segment& segment = writer->segments[at];
       for (size_t h = 0; h < work->plan.size(); ++h) {
         writer->cells[segment.cell + h].k_kind = work->plan[h].k_kind;
@@ -295,7 +296,9 @@ void Store::Impl::EncodeBatch(const std::shared_ptr<PutOp>& op, StoreContext& ct
             ++counts.put_rejected;
             if (result.code() == StatusCode::kInvalid) ++counts.invalid;
             UseBasis(ctx, w->job.id.basis, -1);
-            writer.taken[static_cast<size_t>(w->layer - writer.shard.layer_begin)] = false;
+            const auto at = static_cast<size_t>(w->layer - writer.shard.layer_begin);
+            writer.taken[at] = false;
+            if (!writer.aborted) open_work.GiveBack(ctx, writer, at);
             op->Fail(w->slot, result);
             w->extent.Retire();
             w->nursery.Release();

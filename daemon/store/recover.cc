@@ -82,8 +82,7 @@ void Store::Impl::Adopt(record::BlockMeta meta, Tier from) {
     block->history_on_disk = meta.history_bytes;
   }
   block->drop_due.reset();
-  if (meta.drop_due && policy->drops_tokens())
-    block->drop_due = clock.Now();  // once it is read back
+  if (meta.drop_due && Drops()) block->drop_due = clock.Now();  // once it is read back
   TakeRow(*block, meta);
   if (block->state() == BlockState::kWriting) Move(*block, BlockState::kSpilled);
   SetPinned(*block, meta.pinned);  // as many bytes as it has now

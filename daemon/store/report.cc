@@ -356,8 +356,7 @@ bool Store::Impl::FoldSlice(TimePoint until) {
       }
     }
     ++counts.reports_folded;
-    if (policy->drops_tokens() && policy->scores() == ScoreSource::kReports)
-      DropLater(work.chain.back());
+    if (DropsByReport()) DropLater(work.chain.back());
     folds.pop_front();
   }
   return false;

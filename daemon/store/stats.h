@@ -16,7 +16,8 @@ struct TierCount {
 
 struct StoreStats {
   // state
-  uint64_t young_bytes = 0;  // in the nursery, beside what is charged
+  uint64_t token_budget = 0;  // of one chain; 0: none
+  uint64_t young_bytes = 0;   // in the nursery, beside what is charged
   uint64_t budget_bytes = 0, charged_bytes = 0, aux_bytes = 0, basis_bytes = 0, history_bytes = 0;
   uint64_t raw_bytes = 0;       // of resident blocks, had they stayed raw
   TierCount host, spill, bank;  // a block counts in each tier that has a copy
@@ -32,7 +33,10 @@ struct StoreStats {
   double put_error_sum = 0;  // nmse x segments
   uint64_t retries = 0, quota_refusals = 0, invalid = 0;
   uint64_t demoted_segments = 0, demoted_bytes = 0, spilled_blocks = 0, evicted_blocks = 0;
-  uint64_t dropped_tokens = 0;  // by a policy, each in each layer and kv head
+  uint64_t dropped_tokens = 0;  // each in each layer and kv head
+  // Chains that the token budget was held against; those that stay above it, for what must stay
+  // whole is more; what the last of them keeps, summed over layers.
+  uint64_t fitted_chains = 0, overfull_chains = 0, kept_tokens = 0;
   uint64_t loaded_blocks = 0, load_failures = 0, damaged_segments = 0, expired_blocks = 0;
   uint64_t aborted_puts = 0, lost_leases = 0, compacted_bytes = 0;
   uint64_t illegal_transitions = 0;  // a defect of ours; each one cost a block

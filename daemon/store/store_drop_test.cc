@@ -307,6 +307,61 @@ TEST(Drop, ChainsMayShareAPrefix) {
   }
 }
 
+// policy.md 5 under a policy that drops nothing: 150 of 2 x 256 tokens. Each layer keeps the 4
+// pinned ones and what was attended to; of those that share a rank the newest.
+TEST(Drop, TheTokenBudgetBindsAnyPolicy) {
+  StoreOptions options;
+  options.token_budget = 150;
+  options.policy.grain = HistoryGrain::kToken;
+  DropHarness s(options);
+  s.PutChain(4);
+  s.Wait();
+  EXPECT_EQ(s.Kept(4), 256 * kLayers * kHeads) << "of what no report covered nothing goes";
+  s.Report(4, 80, 140);
+  s.Wait();
+  EXPECT_EQ(s.Kept(4), 150 * kHeads);
+  const StoreStats stats = s.store->stats();
+  EXPECT_EQ(stats.token_budget, 150u);
+  EXPECT_EQ(stats.kept_tokens, 150u);
+  EXPECT_EQ(stats.fitted_chains, 1u);
+  EXPECT_EQ(stats.overfull_chains, 0u);
+  EXPECT_EQ(stats.dropped_tokens, uint64_t{(512 - 150) * kHeads});
+  for (uint64_t mask : s.Masks(1)) EXPECT_EQ(mask, 15u) << "the pinned ones";
+  for (uint64_t mask : s.Masks(2)) EXPECT_EQ(mask, ~uint64_t{0} << 16) << "80..127 of 80..139";
+  for (uint64_t mask : s.Masks(3)) EXPECT_EQ(mask & 4095, 4095u) << "and 128..139";
+  for (uint64_t mask : s.Masks(4))
+    EXPECT_EQ(mask, ~uint64_t{0} << 53) << "11 of one rank: the last";
+  EXPECT_EQ(s.Lookup({1, 2, 3, 4}, QualityClass::kBalanced).run, 0u) << "and it is said";
+}
+
+// What must stay whole counts, and where it is more than the budget all else goes.
+TEST(Drop, TheTokenBudgetCountsWhatStaysWhole) {
+  StoreOptions options;
+  options.token_budget = 100;
+  DropHarness s(options);
+  ASSERT_TRUE(s.PutBlock(1, 0, QualityClass::kHigh).ok());
+  ASSERT_TRUE(s.PutBlock(2, 1).ok());
+  s.Report(2, 80, 100);
+  s.Wait();
+  for (uint64_t mask : s.Masks(1)) EXPECT_EQ(mask, ~uint64_t{0});
+  for (uint64_t mask : s.Masks(2)) EXPECT_EQ(mask, 0u);
+  EXPECT_EQ(s.store->stats().overfull_chains, 1u);
+  EXPECT_EQ(s.store->stats().kept_tokens, uint64_t{64} * kLayers);
+}
+
+// It comes on top of what a policy chose, lower than that or not at all.
+TEST(Drop, TheTokenBudgetNarrowsAPolicysChoice) {
+  for (uint64_t budget : {0, 60, 1000}) {
+    StoreOptions options = Options("snapkv");
+    options.token_budget = budget;
+    DropHarness s(options);
+    s.PutChain(4);
+    s.Report(4, 80, 140);
+    s.Wait();
+    EXPECT_EQ(s.Kept(4), (budget == 60 ? 60 : 64 * kLayers) * kHeads);
+  }
+}
+
 // What happens to the chain while it is being decided is seen when the masks are to be applied.
 TEST(Drop, ChainChangesWhileItIsDecided) {
   for (const char* policy : {"keydiff", "streamingllm"}) {

@@ -4,7 +4,7 @@
 //   writer.cc    begin, commit, abort                     lookup.cc  hits, leases
 //   fetch.cc     decode, as stored
 //   report.cc    statistics -> history -> weights         learn.cc   moments -> bases
-//   drop.cc      live masks of policies that drop tokens
+//   drop.cc      live masks of policies that drop tokens, and of the token budget
 //   placement.cc the price book and what new tiles take   pressure.cc  demote, move, evict, compact
 //   disk.cc      spill, bank                              load.cc    read back
 //   recover.cc   start and stop                           manage.cc  delete, clear, pin, opaque
@@ -24,6 +24,7 @@
 #include "daemon/policy/price_book.h"
 #include "daemon/store/block_table.h"
 #include "daemon/store/lease_table.h"
+#include "daemon/store/open_work.h"
 #include "daemon/store/store.h"
 #include "daemon/store/store_context.h"
 
@@ -101,7 +102,11 @@ struct Store::Impl {
   void GrowUp(Block& block, Segment& segment);
   void YoungSlice();
   void EndYoung();
-  void Anticipate(StoreContext& ctx, TenantId tenant, const wire::Put& put);  // anticipate.cc
+  // ---- anticipate.cc
+  class Foresight;
+  void Anticipate(StoreContext& ctx, TenantId tenant, const wire::Put& put);
+  uint32_t ToBegin(TenantId tenant, const wire::Put& put) const;
+  // ---- placement.cc: what new tiles take
   std::vector<TilePlan> PlanPut(StoreContext& ctx, TenantId tenant, const Shard& shard, int layer,
                                 QualityClass quality, const BlockHash& hash, bool nursed,
                                 BasisName* basis);
@@ -204,6 +209,8 @@ struct Store::Impl {
   void InstallBasis(StoreContext& ctx, int layer, std::shared_ptr<const Basis> basis);
 
   // ---- drop.cc
+  bool Drops() const;          // chains are decided at all
+  bool DropsByReport() const;  // once more after each report
   // Decides the chain that ends in `leaf` in a while, unless it turns out to go on.
   void DropLater(const BlockRef& leaf, std::chrono::milliseconds at_least = {});
   bool DropSlice(TimePoint until);
@@ -249,6 +256,9 @@ struct Store::Impl {
     std::vector<std::weak_ptr<Block>> writing;
   };
   std::map<SessionId, Session> sessions;  // those with open puts
+  OpenWork open_work;                     // their writers, by kind
+  uint64_t foreseen_begun = 0;            // of them, when Anticipate last looked
+  Price foreseen_price = kFreePrice;      // what it then set
 
   uint64_t budget = 0;  // 0: the arena less headroom
   uint64_t aux_bytes = 0, history_bytes = 0, basis_bytes = 0, raw_bytes = 0, resident = 0;

@@ -18,6 +18,7 @@ struct StoreOptions {
   double young_weight = 8;
   std::chrono::milliseconds young_for{10'000};
   uint64_t budget_bytes = 0;  // 0: the arena, less headroom
+  uint64_t token_budget = 0;  // of one chain, summed over its layers (token_budget.h); 0: none
   double headroom = 0.05;     // of the arena, kept free for what is in flight
   double floor_share = 0.5;   // of the budget: leased + exact + pinned bytes
   // Above this price (log2; 0: an average tile leaves 4 bits for 2) moving a cold block to disk is

@@ -159,6 +159,7 @@ std::shared_ptr<Writer> Store::Impl::BeginBlock(const Caller& caller, StoreConte
     writer->segments[l].cell = static_cast<uint32_t>(l * heads);
   }
   block->writers.push_back(writer);
+  open_work.Begin(ctx, *writer, key.hash);
   ++session.open_puts;
   session.writing.emplace_back(block);
   NeedTick();  // arms the time-out
@@ -193,6 +194,7 @@ void Store::Impl::EndWriter(Block& block, const std::shared_ptr<Writer>& writer)
 
 // Its session may begin another put.
 void Store::Impl::FreeRoom(const Block& block, const Writer& writer) {
+  open_work.End(*block.context, writer);
   open_bytes -= std::min(open_bytes, writer.reserved);
   open_moved = clock.Now();
   auto it = sessions.find(writer.session);

@@ -152,6 +152,7 @@ class Context:
         head: int | None = None,
         as_stored: bool = False,
         masks: bool = False,
+        beyond_windows: bool = False,
         dtype: str | None = None,
         deadline: float | None = None,
     ) -> dict[str, Any]:
@@ -159,13 +160,16 @@ class Context:
 
         as_stored: encoded bytes travel (3-7 x fewer) and this process decodes them.
         masks: "live" has 64 bits for each segment and head: which tokens a policy has kept.
+        beyond_windows: of a sliding layer also the blocks before those that its window reaches from
+        the run's end. Else they are "MISS" in "segments" and their rows are not written: nothing
+        that goes on there looks at them, but a masked product of junk is junk (use zeros).
         Returns {"segments": [(status, nmse, bytes)], "tiers", "bases", "bytes_received", "live"};
         segments are [block][layer].
         Raises Error where a block is not there any more; the arrays are then undefined.
         """
         return self._core.fetch(
             lease._core, k, v, axes, dtype, layer, self._heads[0] if head is None else head, block,
-            as_stored, masks, self._deadline if deadline is None else deadline,
+            as_stored, masks, beyond_windows, self._deadline if deadline is None else deadline,
         )  # fmt: skip
 
     def report_queries(

@@ -75,7 +75,7 @@ nb::list Put(Context& c, const std::vector<nb::bytes>& hashes, AnyConstArray k, 
 
 nb::dict Fetch(Context& c, PyLease& lease, AnyArray k, AnyArray v, const std::string& axes,
                std::optional<std::string> dtype, int layer, int head, int block, bool as_stored,
-               bool masks, double deadline) {
+               bool masks, bool beyond_windows, double deadline) {
   Extents e;
   FetchRequest request;
   request.target =
@@ -88,6 +88,7 @@ nb::dict Fetch(Context& c, PyLease& lease, AnyArray k, AnyArray v, const std::st
   request.block_count = e.blocks;
   request.form = as_stored ? wire::Form::kAsStored : wire::Form::kDecoded;
   request.want_masks = masks;
+  request.beyond_windows = beyond_windows;
   request.deadline = Millis(deadline);
   FetchResult result;
   {
@@ -219,7 +220,7 @@ void RegisterContext(nb::module_& m) {
           nb::arg("hashes"), nb::arg("min_quality"), nb::arg("deadline"))
       .def("fetch", &Fetch, nb::arg("lease"), nb::arg("k"), nb::arg("v"), nb::arg("axes"),
            nb::arg("dtype").none(), nb::arg("layer"), nb::arg("head"), nb::arg("block"),
-           nb::arg("as_stored"), nb::arg("masks"), nb::arg("deadline"))
+           nb::arg("as_stored"), nb::arg("masks"), nb::arg("beyond_windows"), nb::arg("deadline"))
       .def("report_queries", &ReportQueries, nb::arg("leaf"), nb::arg("first_position"),
            nb::arg("queries"), nb::arg("layer"), nb::arg("heads"), nb::arg("advance"),
            nb::arg("deadline"))
