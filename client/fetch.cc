@@ -208,8 +208,8 @@ class FetchOp : public std::enable_shared_from_this<FetchOp> {
     return {received.buffer->span()};
   }
 
-  void Decode(const Piece& piece, const wire::FetchReply& reply, std::shared_ptr<Received> received,
-              PieceEnd end) {
+  void Decode(const Piece& piece, const wire::FetchReply& reply,
+              const std::shared_ptr<Received>& received, PieceEnd end) {
     auto stored = std::make_shared<StoredPiece>(
         StoredPiece{lease_->context, request_.layer_begin, request_.head_begin, piece,
                     reply.segments, received->buffer->span(), result_.live});

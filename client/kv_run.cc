@@ -107,6 +107,7 @@ std::span<std::byte> KvRun::Hull() const {
   };
   widen(memory_.k, memory_.k_token_stride, memory_.k_head_stride);
   widen(memory_.v, memory_.v_token_stride, memory_.v_head_stride);
+  // NOLINTNEXTLINE(performance-no-int-to-ptr): of addresses, in no one object
   return {reinterpret_cast<std::byte*>(low), high - low};
 }
 

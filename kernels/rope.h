@@ -33,8 +33,8 @@ class RopeTable {
   }
   // What the two tables that are combined hold, for backends that combine them themselves: position
   // t of 0..63, and the first of a block.
-  float cos_at(int pair, int t) const { return cos_[static_cast<size_t>(pair * kBlockTokens + t)]; }
-  float sin_at(int pair, int t) const { return sin_[static_cast<size_t>(pair * kBlockTokens + t)]; }
+  float cos_at(int pair, int t) const { return cos_[At(pair, t)]; }
+  float sin_at(int pair, int t) const { return sin_[At(pair, t)]; }
   struct Angle {
     float cos, sin;
   };
@@ -45,6 +45,9 @@ class RopeTable {
   int rotary_dim() const { return rotary_dim_; }
 
  private:
+  static size_t At(int pair, int t) {
+    return static_cast<size_t>(pair) * kBlockTokens + static_cast<size_t>(t);
+  }
   RopeKind kind_;
   int rotary_dim_;
   std::vector<double> inv_freq_;

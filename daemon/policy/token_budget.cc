@@ -9,7 +9,10 @@ namespace {
 // theta lies between `-kHalf` (keeps all) and `kHalf` (keeps the fixed ones).
 constexpr int kHalf = 32 * kEighths;
 int Clamped(int eighths) { return std::clamp(eighths, -kHalf, kHalf - 1); }
-size_t Bin(int eighths) { return static_cast<size_t>(Clamped(eighths) + kHalf); }
+size_t Bin(int eighths) {
+  const int bin = Clamped(eighths) + kHalf;
+  return static_cast<size_t>(bin);
+}
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
