@@ -310,8 +310,9 @@ TEST(Drop, ChainsMayShareAPrefix) {
 // policy.md 5 under a policy that drops nothing: 150 of 2 x 256 tokens. Each layer keeps the 4
 // pinned ones and what was attended to; of those that share a rank the newest.
 TEST(Drop, TheTokenBudgetBindsAnyPolicy) {
-  StoreOptions options;
+  StoreOptions options = testing::NoNursery();
   options.token_budget = 150;
+  options.policy.history.max_step = 2;  // all that the report did not name falls as far
   options.policy.grain = HistoryGrain::kToken;
   DropHarness s(options);
   s.PutChain(4);
@@ -336,7 +337,7 @@ TEST(Drop, TheTokenBudgetBindsAnyPolicy) {
 
 // What must stay whole counts, and where it is more than the budget all else goes.
 TEST(Drop, TheTokenBudgetCountsWhatStaysWhole) {
-  StoreOptions options;
+  StoreOptions options = testing::NoNursery();
   options.token_budget = 100;
   DropHarness s(options);
   ASSERT_TRUE(s.PutBlock(1, 0, QualityClass::kHigh).ok());

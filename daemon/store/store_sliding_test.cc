@@ -142,7 +142,7 @@ TEST(Sliding, AsDefined) {
   SCOPED_TRACE("DYNA_TEST_SEED=" + std::to_string(number));
   std::mt19937_64 dice(number);
   for (int round = 0; round < 60; ++round) {
-    StoreOptions options;
+    StoreOptions options = testing::NoNursery();
     if (round % 2 == 1) options.floor_share = .01;
     SlidingHarness s(static_cast<uint32_t>(1 + dice() % 200), options);
     const auto blocks = static_cast<size_t>(1 + dice() % 8);
