@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/cuda/device_rows.h"
 #include "kernels/cuda/host_rows.h"
 
 namespace dyna::cuda {
@@ -47,7 +48,8 @@ Status Lane::RunBatch() {
 Status Lane::Encode(std::span<EncodeJob*> jobs) {
   size_t in_bytes = 0, out_bytes = 0;
   for (EncodeJob* job : jobs) {
-    in_bytes += Staging::RoundUp(KvBytes(job->id.kv_heads, job->id.head_dim, job->id.dtype));
+    if (!InPlace(job->source))
+      in_bytes += Staging::RoundUp(KvBytes(job->id.kv_heads, job->id.head_dim, job->id.dtype));
     out_bytes += Staging::RoundUp(OutBytes(*job));
   }
   DYNA_RETURN_IF_ERROR(in_.Begin(in_bytes));
@@ -64,12 +66,17 @@ Status Lane::Encode(std::span<EncodeJob*> jobs) {
       job->status = Invalid("source: no memory");
     if (job->status.ok()) job->status = CheckPlan(job->id, job->plan, job->basis);
     if (!job->status.ok()) continue;
-    const size_t from = in_.Take(KvBytes(job->id.kv_heads, job->id.head_dim, job->id.dtype));
-    Gather(job->source, job->id.kv_heads, job->id.head_dim, in_.host(from));
-    at.push_back(out_.Take(OutBytes(*job)));
     DeviceEncode d;
     d.id = job->id;
-    d.source = Contiguous(in_.device(from), job->id.head_dim, job->id.dtype);
+    if (InPlace(job->source)) {
+      d.source = RowsAt(job->source);
+    } else {
+      const size_t from = in_.Take(KvBytes(job->id.kv_heads, job->id.head_dim, job->id.dtype));
+      d.source = Contiguous(in_.device(from), job->id.head_dim, job->id.dtype);
+      if (!job->source.on_device)
+        Gather(job->source, job->id.kv_heads, job->id.head_dim, in_.host(from));
+    }
+    at.push_back(out_.Take(OutBytes(*job)));
     DYNA_ASSIGN_OR_RETURN(d.basis, cache_.Get(job->basis));
     DYNA_ASSIGN_OR_RETURN(d.rope, cache_.Get(job->rope));
     d.pins = job->pins;
@@ -83,7 +90,14 @@ Status Lane::Encode(std::span<EncodeJob*> jobs) {
   }
   for (size_t i = 0; i < batch.size(); ++i) batch[i].plan = plans[i];
   DYNA_RETURN_IF_ERROR(in_.In(stream_.get()));
-  // Again for those with a level that is not possible; the sources are the copies made above.
+  for (size_t i = 0; i < batch.size(); ++i) {
+    const KvView& source = owners[i]->source;
+    if (source.on_device && !InPlace(source))
+      DYNA_RETURN_IF_ERROR(MoveRows(source, batch[i].source, batch[i].id.kv_heads,
+                                    batch[i].id.head_dim, true, stream_.get()));
+  }
+  // Again for those with a level that is not possible; the sources are the copies made above, or
+  // what a client has on the device: one that writes there meanwhile harms its own block.
   while (!batch.empty()) {
     batch_.PlanEncode(batch);
     DYNA_RETURN_IF_ERROR(RunBatch());
@@ -134,7 +148,8 @@ Status Lane::Decode(std::span<DecodeJob*> jobs) {
     places.push_back(PlaceOf(*view));
     owners.push_back(job);
     in_bytes += Staging::RoundUp(view->bytes().size());
-    out_bytes += Staging::RoundUp(KvBytes(heads, id.head_dim, job->target.dtype));
+    if (!InPlace(job->target))
+      out_bytes += Staging::RoundUp(KvBytes(heads, id.head_dim, job->target.dtype));
   }
   DYNA_RETURN_IF_ERROR(in_.Begin(in_bytes));
   DYNA_RETURN_IF_ERROR(out_.Begin(out_bytes));
@@ -143,8 +158,9 @@ Status Lane::Decode(std::span<DecodeJob*> jobs) {
     const SegmentId& id = places[i].id;
     const size_t from = in_.Take(places[i].bytes);
     std::memcpy(in_.host(from), job->segment.data(), places[i].bytes);
-    at.push_back(
-        out_.Take(KvBytes(job->head_end - job->head_begin, id.head_dim, job->target.dtype)));
+    at.push_back(InPlace(job->target) ? 0
+                                      : out_.Take(KvBytes(job->head_end - job->head_begin,
+                                                          id.head_dim, job->target.dtype)));
     DeviceDecode d;
     d.place = &places[i];
     d.segment = in_.device(from);
@@ -152,18 +168,27 @@ Status Lane::Decode(std::span<DecodeJob*> jobs) {
     DYNA_ASSIGN_OR_RETURN(d.rope, cache_.Get(job->rope));
     d.head_begin = job->head_begin;
     d.head_end = job->head_end;
-    d.target = Contiguous(out_.device(at.back()), id.head_dim, job->target.dtype);
+    d.target = InPlace(job->target)
+                   ? RowsAt(job->target)
+                   : Contiguous(out_.device(at.back()), id.head_dim, job->target.dtype);
     batch.push_back(d);
   }
   DYNA_RETURN_IF_ERROR(in_.In(stream_.get()));
   batch_.PlanDecode(batch);
   DYNA_RETURN_IF_ERROR(RunBatch());
+  bool moved = false;
   for (size_t i = 0; i < owners.size(); ++i) {
     DecodeJob* job = owners[i];
     job->status = batch[i].status;
     if (!job->status.ok()) continue;
-    const int heads = job->head_end - job->head_begin;
-    Scatter(out_.host(at[i]), heads, places[i].id.head_dim, job->target);
+    const int heads = job->head_end - job->head_begin, dim = places[i].id.head_dim;
+    if (!job->target.on_device) {
+      Scatter(out_.host(at[i]), heads, dim, job->target);
+    } else if (!InPlace(job->target)) {
+      DYNA_RETURN_IF_ERROR(
+          MoveRows(job->target, batch[i].target, heads, dim, false, stream_.get()));
+      moved = true;
+    }
     for (size_t h = 0; h < job->live.size(); ++h) {
       const TilePlan& plan =
           places[i].tiles[static_cast<size_t>(job->head_begin - places[i].id.head0) + h].plan;
@@ -171,7 +196,7 @@ Status Lane::Decode(std::span<DecodeJob*> jobs) {
       job->live[h] = none ? 0 : plan.live;
     }
   }
-  return {};
+  return moved ? WaitFor(stream_.get()) : Status();
 }
 
 Status Lane::Transcode(std::span<TranscodeJob*> jobs) {

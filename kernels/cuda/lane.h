@@ -1,6 +1,6 @@
-// One way to the device and back for jobs in host memory: pinned staging, a stream, a batch, and
-// its own copies of bases and ropes. Lanes share nothing, so that copies and kernels of one run
-// beside those of another.
+// One way to the device and back: pinned staging for what is in host memory (K and V that are on
+// the device are coded where they lie), a stream, a batch, and its own copies of bases and ropes.
+// Lanes share nothing, so that copies and kernels of one run beside those of another.
 //
 // Thread rule: belongs to one thread at a time.
 #pragma once
