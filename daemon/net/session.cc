@@ -189,16 +189,6 @@ Admission Session::Receive(const RequestRef& request, uint64_t bytes,
       });
 }
 
-Result<std::shared_ptr<MappedRegion>> Session::FindRegion(uint32_t region) const {
-  auto it = regions_.find(region);
-  if (it == regions_.end())
-    return Invalid("region " + std::to_string(region) +
-                   " is not registered with this daemon instance");
-  if (it->second->poisoned())
-    return Invalid("region " + std::to_string(region) + " is poisoned: its pages went away");
-  return it->second;
-}
-
 bool Session::TakeReportBytes(uint64_t bytes) {
   const TimePoint now = host_.clock.Now();
   if (now - report_second_ >= std::chrono::seconds(1)) {

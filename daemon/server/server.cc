@@ -320,21 +320,22 @@ Result<std::unique_ptr<Server>> Server::Build(config::Options options, BackendCh
     if (p->listener) p->listener->RevokeLease(session, lease);
   });
 
-  s.host.reset(new SessionHost{s.loop,
-                               s.executor,
-                               s.clock,
-                               *s.store,
-                               *s.codec,
-                               NetLimitsOf(o),
-                               RandomU64(),
-                               DYNA_VERSION,
-                               StagingPool::Create(o.limits.request_bytes * 4, 256u << 20),
-                               {},
-                               false,
-                               {},
-                               {},
-                               {},
-                               {}});
+  s.host.reset(
+      new SessionHost{.loop = s.loop,
+                      .executor = s.executor,
+                      .clock = s.clock,
+                      .store = *s.store,
+                      .codec = *s.codec,
+                      .limits = NetLimitsOf(o),
+                      .instance_id = RandomU64(),
+                      .version = DYNA_VERSION,
+                      .staging = StagingPool::Create(o.limits.request_bytes * 4, 256u << 20),
+                      .shared = s.backend.shared.get()});
+  s.host->off_loop = [p = impl.get()](std::function<void()> work, std::function<void()> done) {
+    if (p->codec) return p->codec->Run(SIZE_MAX, std::move(work), std::move(done));
+    work();  // stopping: no thread computes any more
+    p->executor.Post(std::move(done));
+  };
   s.host->tenant_of = [p = impl.get()](uid_t uid) { return TenantOfUid(p->options, uid); };
   s.host->is_operator = [](uid_t uid) { return uid == 0 || uid == geteuid(); };
   s.host->ucx = [p = impl.get()] { return p->Ucx(); };
@@ -382,6 +383,7 @@ Server::~Server() {
   s.ucx.reset();
   s.arena.reset();
   s.backend.backend.reset();
+  s.backend.shared.reset();
   if (!s.device_lost.empty()) ::alarm(0);  // closed in time
 }
 
