@@ -15,7 +15,7 @@ namespace dyna {
 class HostCopyBackend final : public Backend {
  public:
   // `device` outlives it.
-  HostCopyBackend(std::unique_ptr<Backend> cpu, SharedDevice* device)
+  HostCopyBackend(std::unique_ptr<Backend> cpu, DeviceCopier* device)
       : cpu_(std::move(cpu)), device_(*device) {}
 
   std::string_view name() const override { return cpu_->name(); }
@@ -52,7 +52,7 @@ class HostCopyBackend final : public Backend {
   void FromHost(std::span<Job> jobs, void (Backend::*call)(std::span<Job>));
 
   const std::unique_ptr<Backend> cpu_;
-  SharedDevice& device_;
+  DeviceCopier& device_;
 };
 
 }  // namespace dyna

@@ -16,7 +16,18 @@
 
 namespace dyna {
 
-class SharedDevice {
+// Rows between a device and the host. Done on return; an error is the device's.
+class DeviceCopier {
+ public:
+  virtual ~DeviceCopier() = default;
+  // Rows of `row_bytes`, `stride` bytes apart on the device, dense on the host.
+  virtual Status ToHost(const std::byte* from, int64_t stride, size_t row_bytes, size_t rows,
+                        std::byte* to) = 0;
+  virtual Status ToDevice(const std::byte* from, size_t row_bytes, size_t rows, std::byte* to,
+                          int64_t stride) = 0;
+};
+
+class SharedDevice : public DeviceCopier {
  public:
   // What a process says of its memory (wire::RegisterRegion): `bytes` at `offset` of the allocation
   // that `handle` names, on the GPU of that UUID.
@@ -37,17 +48,9 @@ class SharedDevice {
     std::byte* data_ = nullptr;  // of the range, not of its allocation
   };
 
-  virtual ~SharedDevice() = default;
   // UNSUPPORTED: memory of another GPU. INVALID: not a handle that can be opened, or a range beyond
   // its allocation. INTERNAL: the device failed.
   virtual Result<std::unique_ptr<Mapping>> Open(const Handle& handle) = 0;
-
-  // Rows of `row_bytes`, `stride` bytes apart on the device, dense on the host. Done on return; an
-  // error is the device's (INTERNAL).
-  virtual Status ToHost(const std::byte* from, int64_t stride, size_t row_bytes, size_t rows,
-                        std::byte* to) = 0;
-  virtual Status ToDevice(const std::byte* from, size_t row_bytes, size_t rows, std::byte* to,
-                          int64_t stride) = 0;
 };
 
 }  // namespace dyna
