@@ -78,15 +78,17 @@ class Source {
   }
   const Rope& rope() const { return rope_; }
 
-  void Fill(std::span<std::byte> to, uint32_t blocks) const {
+  // Blocks first .. first + blocks of the sequence, dense, at `to`.
+  void Fill(std::span<std::byte> to, uint32_t blocks, uint32_t first = 0) const {
     InThreads(blocks, [&](uint32_t begin, uint32_t end) {
       for (uint32_t b = begin; b < end; ++b)
-        for (uint32_t t = 0; t < kBlockTokens; ++t) FillToken(to, b, t);
+        for (uint32_t t = 0; t < kBlockTokens; ++t)
+          FillToken(to.data() + b * kBlockBytes, first + b, t);
     });
   }
 
  private:
-  void FillToken(std::span<std::byte> to, uint32_t block, uint32_t t) const {
+  void FillToken(std::byte* to, uint32_t block, uint32_t t) const {
     float cosine[kDim / 2], sine[kDim / 2];
     const uint32_t position = block * kBlockTokens + t;
     for (size_t p = 0; p < kDim / 2; ++p) {
@@ -104,8 +106,8 @@ class Source {
           row[p] = codec::F32ToBf16(u * cosine[p] - v * sine[p]);
           row[p + kDim / 2] = codec::F32ToBf16(v * cosine[p] + u * sine[p]);
         }
-        const size_t tile = ((block * kLayers + l) * kHeads + h) * 2;
-        std::byte* at = to.data() + (tile * kBlockTokens + t) * sizeof row;
+        const size_t tile = (l * kHeads + h) * 2;
+        std::byte* at = to + (tile * kBlockTokens + t) * sizeof row;
         std::memcpy(at, row, sizeof row);
         std::memcpy(at + kBlockTokens * sizeof row, &v_[r * kDim], sizeof row);
       }
