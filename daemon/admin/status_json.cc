@@ -164,6 +164,7 @@ std::string StatusJson(const Snapshot& s) {
         {"leases", t.leases},
         {"regions", s.regions},
         {"region_bytes", s.region_bytes},
+        {"device_regions", s.device_regions},
         {"open_puts", s.open_puts},
         {"inflight_requests", s.inflight_requests}}},
       {"requests", RequestsJson(s)},

@@ -160,7 +160,7 @@ struct LimitOptions {
   uint32_t requests = 256;
   // payload bytes in flight, of one client (staging memory)
   uint64_t request_bytes = 256ull << 20;
-  // registered regions, of one client
+  // registered regions, of one client; those on the GPU too
   uint32_t regions = 64;
   // bytes of regions, of one client (its own memory)
   uint64_t region_bytes = 64ull << 30;

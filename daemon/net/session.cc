@@ -58,8 +58,7 @@ void Session::Close(const Status& reason) {
   socket_.channel->Close();
   if (ucx_) ucx_->channel->Close();
   host_.store.CloseSession(caller_.session);
-  host_.stats.regions -= regions_.size();
-  host_.stats.region_bytes -= region_bytes_;
+  for (const auto& [id, region] : regions_) Uncount(*region);
   regions_.clear();  // jobs that still use one hold it
   --host_.stats.clients;
   host_.executor.Post(std::move(gone_));

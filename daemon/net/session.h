@@ -101,6 +101,7 @@ class Session : public std::enable_shared_from_this<Session> {
   void RegisterDevice(const RequestRef& r, const wire::RegisterRegion& m);
   Status RoomFor(const wire::RegisterRegion& m) const;
   uint32_t AddRegion(std::shared_ptr<ClientMemory> region);
+  void Uncount(const ClientMemory& region);  // it leaves regions_
   bool TakeReportBytes(uint64_t bytes);
 
   SessionHost& host_;

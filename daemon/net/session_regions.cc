@@ -34,8 +34,16 @@ uint32_t Session::AddRegion(std::shared_ptr<ClientMemory> region) {
   region_bytes_ += region->size();
   host_.stats.region_bytes += region->size();
   ++host_.stats.regions;
+  host_.stats.device_regions += region->on_device() ? 1 : 0;
   regions_.emplace(next_region_, std::move(region));
   return next_region_++;
+}
+
+void Session::Uncount(const ClientMemory& region) {
+  region_bytes_ -= region.size();
+  host_.stats.region_bytes -= region.size();
+  --host_.stats.regions;
+  host_.stats.device_regions -= region.on_device() ? 1 : 0;
 }
 
 Admission Session::Handle(const RequestRef& r, const InFrame& f, const wire::RegisterRegion& m) {
@@ -110,9 +118,7 @@ Admission Session::Handle(const RequestRef& r, const InFrame&, const wire::Dereg
   if (it == regions_.end())
     return Refuse(r, Invalid("region " + std::to_string(m.region) + " is not registered"));
   if (it->second->poisoned()) ++host_.stats.poisoned_regions;
-  region_bytes_ -= it->second->size();
-  host_.stats.region_bytes -= it->second->size();
-  --host_.stats.regions;
+  Uncount(*it->second);
   // Answered when the last job has let go of it: only then is the memory the client's again.
   it->second->OnReleased([this, r] { host_.executor.Post([this, r] { ReplyStatus(r, {}); }); });
   regions_.erase(it);

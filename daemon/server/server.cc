@@ -130,6 +130,7 @@ admin::Snapshot Server::Impl::Snapshot() const {
     s.auth_failures = n.auth_failures;
     s.regions = n.regions;
     s.region_bytes = n.region_bytes;
+    s.device_regions = n.device_regions;
     s.poisoned_regions = n.poisoned_regions;
     s.inflight_requests = n.inflight_requests;
     s.staging_bytes = host->staging->out_bytes() + host->staging->idle_bytes();

@@ -40,6 +40,7 @@ class InPlace : public testing::CudaTest {
     kv_ = std::make_unique<KvBuffer>(kHeads, kDim, DType::kBf16);
     testing::FillKv(model_, model_.frame == Frame::kPre ? rope_ : Rope{}, 1, random_, kv_.get());
     id_ = testing::MakeId(kDim, kHeads, DType::kBf16, basis_.get(), 1);
+    id_.layer = 3;
     plan_ = {{kind::Level(1), kind::VBits(2)},
              {kind::kPlain8, kind::VBits(4)},
              {kind::kRaw, kind::kRaw}};
@@ -106,6 +107,7 @@ class InPlace : public testing::CudaTest {
 
 TEST_F(InPlace, EncodesAndDecodesWhereTheRowsLie) {
   const auto segment = Encode(kv_->view());
+  ASSERT_FALSE(segment.empty());
   AlignedBytes aligned(segment.size());
   std::memcpy(aligned.span().data(), segment.data(), segment.size());
   KvBuffer expected(kHeads, kDim, DType::kBf16);
