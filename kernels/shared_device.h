@@ -51,6 +51,12 @@ class SharedDevice : public DeviceCopier {
   // UNSUPPORTED: memory of another GPU. INVALID: not a handle that can be opened, or a range beyond
   // its allocation. INTERNAL: the device failed.
   virtual Result<std::unique_ptr<Mapping>> Open(const Handle& handle) = 0;
+
+  // Memory of this process that the device reads and writes by itself from now on, so that segments
+  // in it need no copy on the way: the pieces of one range, in order. Takes its time, and takes the
+  // memory. Not OK: it stays as it was.
+  virtual Status PinHost(std::span<std::byte> next) = 0;
+  virtual void UnpinHost() = 0;  // all of it. REQUIRES that no job uses it
 };
 
 }  // namespace dyna

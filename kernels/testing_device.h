@@ -113,6 +113,8 @@ class FakeMemory final : public SharedDevice {
   }
   std::atomic<int> open{0}, opened{0}, copies{0};
   std::atomic<bool> failing{false};
+  // Outlives this.
+  const std::shared_ptr<std::atomic<size_t>> pinned = std::make_shared<std::atomic<size_t>>(0);
 
   Result<std::unique_ptr<Mapping>> Open(const Handle& h) override {
     if (h.device != kDevice) return Unsupported("memory of another GPU than this daemon's");
@@ -124,6 +126,12 @@ class FakeMemory final : public SharedDevice {
     ++opened;
     return std::unique_ptr<Mapping>(new Opened(this, base_ + h.offset));
   }
+  Status PinHost(std::span<std::byte> next) override {
+    if (failing) return Internal("cuda: pinning: test");
+    *pinned += next.size();
+    return {};
+  }
+  void UnpinHost() override { *pinned = 0; }
   Status ToHost(const std::byte* from, int64_t stride, size_t row, size_t rows,
                 std::byte* to) override {
     ++copies;

@@ -254,6 +254,8 @@ const std::vector<Descriptor>& Table() {
              }),
       Gauge("regions", "Registered regions of clients", VALUE(regions)),
       Gauge("region_bytes", "Bytes of them", VALUE(region_bytes)),
+      Gauge("arena_pinned_bytes", "Of the arena: what the GPU reads and writes by itself",
+            VALUE(pinned_bytes)),
       Gauge("device_regions", "Regions that are memory of the GPU", VALUE(device_regions)),
       Counter("poisoned_regions_total", "Regions whose client took pages away under us",
               VALUE(poisoned_regions)),

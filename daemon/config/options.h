@@ -45,6 +45,8 @@ struct ArenaOptions {
   uint64_t bytes = 0;
   // touch it all at start: slower start, no page faults later
   bool prefault = true;
+  // with a GPU: pin it, so that the GPU moves segments by itself; takes all of it at start
+  bool pin = true;
 };
 
 struct SpillOptions {

@@ -7,6 +7,7 @@
 #include "kernels/cuda/cuda_test.h"
 #include "kernels/cuda/device_memory.h"
 #include "kernels/cuda/ipc_device.h"
+#include "kernels/cuda/span_copier.h"
 #include "kernels/host_copy_backend.h"
 #include "kernels/test_data.h"
 
@@ -126,6 +127,45 @@ TEST_F(InPlace, EncodesAndDecodesWhereTheRowsLie) {
           std::memcpy(&here_[RowAt(l, h, t, v)], expected.at(h, v, t, 0), kRow);
     EXPECT_EQ(got, here_);  // the rows, and nothing between them
   }
+}
+
+// Segments in host memory that the device reaches by itself: the same bytes without staging.
+TEST_F(InPlace, SegmentsThatAreInPinnedMemory) {
+  const auto segment = Encode(kv_->view());
+  ASSERT_FALSE(segment.empty());
+  KvBuffer expected(kHeads, kDim, DType::kBf16), got(kHeads, kDim, DType::kBf16);
+  constexpr size_t kHalf = 1 << 20;
+  std::vector<std::byte> memory(2 * kHalf + 4096);
+  auto* base = reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(memory.data()) + 4095) /
+                                            4096 * 4096);
+  ASSERT_TRUE(cuda::HostPins::Add({base, kHalf}).ok());
+  ASSERT_TRUE(cuda::HostPins::Add({base + kHalf, kHalf}).ok());
+  EXPECT_FALSE(cuda::HostPins::Add({base, kHalf}).ok());  // not its end
+  EXPECT_TRUE(cuda::HostPins::Covers({base + 256, 4096}));
+  EXPECT_FALSE(cuda::HostPins::Covers({base + 2 * kHalf - 256, 512}));
+  for (const size_t at : {size_t{256}, kHalf - 4096}) {  // also across two pieces
+    const std::span out(base + at, segment.size() + 65536);
+    std::fill(out.begin(), out.end(), std::byte{0xEE});
+    EncodeJob job;
+    job.id = id_;
+    job.source = kv_->view();
+    job.basis = basis_.get();
+    job.rope = model_.frame == Frame::kPre ? &table_ : nullptr;
+    job.plan = plan_;
+    job.out = out;
+    cuda_->Encode(std::span(&job, 1));
+    ASSERT_TRUE(job.status.ok()) << job.status.ToString();
+    ASSERT_EQ(job.bytes, segment.size());
+    EXPECT_TRUE(std::equal(segment.begin(), segment.end(), out.begin()));
+    EXPECT_EQ(out[segment.size()], std::byte{0xEE});
+    AlignedBytes elsewhere(segment.size());
+    std::memcpy(elsewhere.span().data(), segment.data(), segment.size());
+    Decode(elsewhere.span(), expected.target());
+    Decode(out.first(job.bytes), got.target());
+    EXPECT_EQ(got.bytes, expected.bytes);
+  }
+  cuda::HostPins::RemoveAll();
+  EXPECT_FALSE(cuda::HostPins::Covers({base + 256, 4096}));
 }
 
 TEST_F(InPlace, TheCpuReadsTheSameThroughTheDriver) {

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "kernels/cuda/device_memory.h"
+#include "kernels/cuda/span_copier.h"
 
 namespace dyna {
 namespace cuda {
@@ -85,6 +86,9 @@ class IpcDevice final : public SharedDevice {
     opened->MoveTo(handle.offset);
     return std::unique_ptr<Mapping>(std::move(opened));
   }
+
+  Status PinHost(std::span<std::byte> next) override { return HostPins::Add(next); }
+  void UnpinHost() override { HostPins::RemoveAll(); }
 
   Status ToHost(const std::byte* from, int64_t stride, size_t row, size_t rows,
                 std::byte* to) override {

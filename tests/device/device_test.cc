@@ -221,6 +221,19 @@ TEST_F(DeviceTest, TheServerStopsWithMemoryStillRegistered) {
   region->reset();
 }
 
+TEST_F(DeviceTest, TheArenaIsPinnedWhileItIsThere) {
+  const auto pinned = memory_->pinned;
+  for (int i = 0; i < 500 && *pinned != options_.arena.bytes; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  EXPECT_EQ(*pinned, options_.arena.bytes);
+  const auto json = client_->Query(wire::QueryKind::kStats);
+  ASSERT_TRUE(json.ok());
+  EXPECT_NE(json->find("\"pinned_bytes\":" + std::to_string(*pinned)), std::string::npos) << *json;
+  StopServer();
+  server_.reset();
+  EXPECT_EQ(*pinned, 0u);
+}
+
 TEST_F(DeviceTest, RefusesWhatIsNotItsOwnAndStaysWithinItsBounds) {
   driver_->other_gpu = true;
   const auto other = client_->RegisterGpu(memory_->device(), kBytes);
