@@ -3,8 +3,9 @@
 // again. Nothing of it touches the host but the encoded segments. Rates are of the bf16 bytes,
 // beside a device-to-device copy and copies between the device and pinned memory in the same run.
 //
-//   device_bench [--tokens N] [--threads N] [--staged]
+//   device_bench [--tokens N] [--threads N] [--staged] [--unpinned] [--short]
 // --staged: the same without registering the memory, so that the library copies through the host.
+// --unpinned: an arena that the GPU does not reach by itself. --short: only the messages.
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -93,6 +94,7 @@ class Run {
     options.deadline = std::chrono::milliseconds(120'000);
     client_ = Must(Client::Connect(options), "connect");
     context_ = Must(client_->OpenContext(SpecOf(source_, "bench")), "context");
+    WaitForPins();
     for (uint32_t i = 0; i < blocks; ++i) {
       BlockHash name{};
       const uint32_t word = i + 1;
@@ -183,6 +185,16 @@ class Run {
            "upload");
     }
     Cuda(cudaFreeHost(part), "free");
+  }
+  // The daemon pins its arena beside the service.
+  void WaitForPins() {
+    double pinned = -1, before = 0;
+    for (int i = 0; i < 100 && pinned != before; ++i) {
+      before = pinned;
+      std::this_thread::sleep_for(std::chrono::milliseconds(500));
+      pinned = Number(Status(), "arena", "pinned_bytes");
+    }
+    std::printf("  arena: %.2f GB pinned\n", pinned / 1e9);
   }
   void References() {
     const size_t some = std::min<size_t>(bytes_, 4ull << 30), few = std::min(some, 1ul << 30);
@@ -324,7 +336,7 @@ class Run {
 int Main(int argc, char** argv) {
   uint32_t tokens = 102'400;
   int threads = 0;
-  bool staged = false;
+  bool staged = false, pin = true, all = true;
   for (int i = 1; i < argc; ++i) {
     if (std::strcmp(argv[i], "--tokens") == 0 && i + 1 < argc)
       tokens = static_cast<uint32_t>(std::atoi(argv[++i]));
@@ -332,6 +344,10 @@ int Main(int argc, char** argv) {
       threads = std::atoi(argv[++i]);
     else if (std::strcmp(argv[i], "--staged") == 0)
       staged = true;
+    else if (std::strcmp(argv[i], "--unpinned") == 0)
+      pin = false;
+    else if (std::strcmp(argv[i], "--short") == 0)
+      all = false;
   }
   int devices = 0;
   if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
@@ -349,11 +365,14 @@ int Main(int argc, char** argv) {
   const uint64_t bytes = blocks * kBlockBytes;
   const uint32_t few = std::min(2 * kMessages, blocks);
   std::printf("%u blocks, fixed kinds\n", few);
+  const std::string arena = pin ? "" : "pin = false\n";
   Run(threads, few, staged, 4 * few * kBlockBytes,
-      "[policy]\nname = \"uniform\"\nuniform_k_bits = 2\nuniform_v_bits = 2\n")
+      arena + "[policy]\nname = \"uniform\"\nuniform_k_bits = 2\nuniform_v_bits = 2\n")
       .ShortCalls("K in a basis at 2 bits, V at 2 bits");
+  if (!all) return 0;
   std::printf("%u blocks, the default policy\n", blocks);
-  Run(threads, blocks, staged, std::max<uint64_t>(bytes * 62 / 100, 1ull << 30), "").LongContext();
+  Run(threads, blocks, staged, std::max<uint64_t>(bytes * 62 / 100, 1ull << 30), arena)
+      .LongContext();
   return 0;
 }
 

@@ -18,18 +18,18 @@ namespace dyna::testing {
 
 class DaemonProcess {
  public:
-  // `tables`: TOML after what is needed here; no disk, no admin page. codec_threads 0: its default.
+  // `more`: TOML, first keys of [arena] and then other tables; no disk, no admin page.
+  // codec_threads 0: its default.
   DaemonProcess(const std::string& backend, int codec_threads, uint64_t arena,
-                const std::string& tables = "") {
+                const std::string& more = "") {
     char name[] = "/tmp/dyna-daemon-XXXXXX";
     folder_ = mkdtemp(name);
     std::ofstream(folder_ + "/d.toml")
         << "[server]\nsocket = \"" << socket() << "\"\nstate_dir = \"" << folder_
         << "/state\"\nbackend = \"" << backend << "\"\ncodec_threads = " << codec_threads
-        << "\n[arena]\nbytes = " << arena
-        << "\nprefault = false\n[admin]\nenabled = false\n[spill]\nenabled = false\n"
-        << "[bank]\nenabled = false\n"
-        << tables;
+        << "\n[admin]\nenabled = false\n[spill]\nenabled = false\n[bank]\nenabled = false\n"
+        << "[arena]\nbytes = " << arena << "\nprefault = false\n"
+        << more;
     const std::string self = std::filesystem::read_symlink("/proc/self/exe").parent_path();
     const std::string program = self + "/dynacompressd", config = folder_ + "/d.toml";
     pid_ = fork();
