@@ -42,7 +42,7 @@ constexpr Key<Options> kKeys[] = {
      "bytes of memory for encoded blocks, taken at start; 0: 25 % of memory"},
     {KEY(arena.prefault), kSwitch, When::kRestart,
      "touch it all at start: slower start, no page faults later"},
-    {KEY(arena.pin), kSwitch, When::kRestart,
+    {KEY(arena.pinned), kSwitch, When::kRestart,
      "with a GPU: pin it, so that the GPU moves segments by itself; takes all of it at start"},
     {KEY(spill.enabled), kSwitch, When::kRestart,
      "keep blocks on disk that no longer fit the arena; off: they are evicted"},

@@ -46,7 +46,7 @@ struct ArenaOptions {
   // touch it all at start: slower start, no page faults later
   bool prefault = true;
   // with a GPU: pin it, so that the GPU moves segments by itself; takes all of it at start
-  bool pin = true;
+  bool pinned = true;
 };
 
 struct SpillOptions {

@@ -293,7 +293,7 @@ Result<std::unique_ptr<Server>> Server::Build(config::Options options, BackendCh
   s.arena = std::move(*arena);
   s.warmer = std::make_unique<ArenaWarmer>(
       *s.arena, *s.codec, s.backend.shared.get(), s.clock,
-      ArenaWarmer::Wanted{o.arena.prefault, o.arena.pin && s.backend.shared != nullptr});
+      ArenaWarmer::Wanted{o.arena.prefault, o.arena.pinned && s.backend.shared != nullptr});
   s.store = std::make_unique<Store>(Store::Parts{s.clock, s.executor, *s.codec, *s.backend.backend,
                                                  *s.arena, s.spill.get(), s.bank.get()},
                                     StoreOptionsOf(o));

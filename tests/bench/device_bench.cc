@@ -144,9 +144,9 @@ class Run {
   // Kinds that do not change; exact, and what the policy makes of `balanced`.
   void ShortCalls(const char* what) {
     References();
+    Learn();  // first: until there are bases every put feeds them, on the CPU
     Messages("exact (raw)", QualityClass::kExact, 1);
     Messages("exact (raw)", QualityClass::kExact, kInFlight);
-    Learn();
     Messages(what, QualityClass::kBalanced, 1);
     Messages(what, QualityClass::kBalanced, kInFlight);
     Put();
@@ -365,7 +365,7 @@ int Main(int argc, char** argv) {
   const uint64_t bytes = blocks * kBlockBytes;
   const uint32_t few = std::min(2 * kMessages, blocks);
   std::printf("%u blocks, fixed kinds\n", few);
-  const std::string arena = pin ? "" : "pin = false\n";
+  const std::string arena = pin ? "" : "pinned = false\n";
   Run(threads, few, staged, 4 * few * kBlockBytes,
       arena + "[policy]\nname = \"uniform\"\nuniform_k_bits = 2\nuniform_v_bits = 2\n")
       .ShortCalls("K in a basis at 2 bits, V at 2 bits");
