@@ -1,5 +1,6 @@
 // dynacompress.h over client.h. Nothing is thrown across the interface.
 #include <condition_variable>
+#include <cstddef>
 #include <cstring>
 #include <mutex>
 #include <new>
@@ -71,10 +72,12 @@ dyna_status Null(const char* what) { return Answer(Invalid(std::string(what) + "
 
 std::chrono::milliseconds Ms(uint32_t ms) { return std::chrono::milliseconds(ms); }
 
-dyna_status Put(dyna_context* context, const dyna_put_request* r, dyna_queue* queue, uint64_t tag,
-                dyna_result** out) {
-  if (context == nullptr || r == nullptr) return Null("context or request");
-  if (r->size < sizeof *r) return Answer(Invalid("request.size: use DYNA_INIT"));
+dyna_status Put(dyna_context* context, const dyna_put_request* given, dyna_queue* queue,
+                uint64_t tag, dyna_result** out) {
+  if (context == nullptr || given == nullptr) return Null("context or request");
+  DYNA_C_ASSIGN(const dyna_put_request whole,
+                c::Whole(given, offsetof(dyna_put_request, on_device)));
+  const dyna_put_request* r = &whole;
   PutRequest put;
   put.shard = c::ToShard(r->shard);
   if (put.shard.layer_end == 0) put.shard = context->context->whole();
@@ -87,7 +90,8 @@ dyna_status Put(dyna_context* context, const dyna_put_request* r, dyna_queue* qu
   put.parent = c::ToHash(r->parent);
   put.first_index = r->first_index;
   DYNA_C_ASSIGN(put.hashes, c::ToHashes(r->hashes, r->hash_count));
-  DYNA_C_ASSIGN(put.source, c::ToMemory(r->source, r->hash_count, put.layer_count));
+  DYNA_C_ASSIGN(put.source,
+                c::ToMemory(r->source, r->hash_count, put.layer_count, r->on_device, r->stream));
   if (r->quality != 0) put.quality = static_cast<QualityClass>(r->quality);
   put.durability = r->persistent ? Durability::kPersistent : Durability::kVolatile;
   put.ttl = Ms(r->ttl_ms);
@@ -117,11 +121,13 @@ dyna_status LookUp(dyna_context* context, const dyna_lookup_request* r, dyna_que
   });
 }
 
-dyna_status Fetch(dyna_context* context, const dyna_lease* lease, const dyna_fetch_request* r,
+dyna_status Fetch(dyna_context* context, const dyna_lease* lease, const dyna_fetch_request* given,
                   dyna_queue* queue, uint64_t tag, dyna_result** out) {
-  if (context == nullptr || lease == nullptr || r == nullptr)
+  if (context == nullptr || lease == nullptr || given == nullptr)
     return Null("context, lease or request");
-  if (r->size < sizeof *r) return Answer(Invalid("request.size: use DYNA_INIT"));
+  DYNA_C_ASSIGN(const dyna_fetch_request whole,
+                c::Whole(given, offsetof(dyna_fetch_request, on_device)));
+  const dyna_fetch_request* r = &whole;
   const uint32_t run = lease->lease.run();
   FetchRequest fetch;
   fetch.layer_begin = r->layer_begin;
@@ -137,7 +143,8 @@ dyna_status Fetch(dyna_context* context, const dyna_lease* lease, const dyna_fet
   fetch.block_count =
       r->block_count != 0 ? r->block_count : (run > r->block_begin ? run - r->block_begin : 0);
   if (fetch.block_count > run) return Answer(Invalid("block_count: beyond the lease's run"));
-  DYNA_C_ASSIGN(fetch.target, c::ToMemory(r->target, fetch.block_count, fetch.layer_count));
+  DYNA_C_ASSIGN(fetch.target, c::ToMemory(r->target, fetch.block_count, fetch.layer_count,
+                                          r->on_device, r->stream));
   fetch.form = r->as_stored ? wire::Form::kAsStored : wire::Form::kDecoded;
   fetch.want_masks = r->want_masks != 0;
   fetch.deadline = Ms(r->deadline_ms);
@@ -202,6 +209,24 @@ dyna_status dyna_region_allocate(dyna_client* client, uint64_t bytes, dyna_regio
 void* dyna_region_data(const dyna_region* r) { return r ? r->region->bytes().data() : nullptr; }
 uint64_t dyna_region_bytes(const dyna_region* r) { return r ? r->region->size() : 0; }
 void dyna_region_free(dyna_region* region) { delete region; }
+
+dyna_status dyna_gpu_register(dyna_client* client, void* memory, uint64_t bytes,
+                              dyna_gpu_region** out) {
+  return Guarded([&] {
+    if (client == nullptr || out == nullptr) return Null("client or region");
+    *out = nullptr;
+    DYNA_C_ASSIGN(auto region, client->client->RegisterGpu(memory, bytes));
+    *out = new dyna_gpu_region{std::move(region)};
+    return DYNA_OK;
+  });
+}
+dyna_status dyna_gpu_release(dyna_client* client, dyna_gpu_region* region) {
+  return Guarded([&] {
+    if (client == nullptr || region == nullptr) return Null("client or region");
+    const std::unique_ptr<dyna_gpu_region> owned(region);
+    return Answer(client->client->ReleaseGpu(owned->region));
+  });
+}
 
 dyna_status dyna_context_open(dyna_client* client, const dyna_context_spec* spec,
                               dyna_context** out) {

@@ -59,6 +59,10 @@ int run_c_api_test(const char* socket) {
   const size_t bytes = (size_t)kBlocks * kLayers * kSegment;
   CHECK(dyna_region_allocate(client, 2 * bytes, &region) == DYNA_OK);
   CHECK(dyna_region_bytes(region) >= 2 * bytes);
+  dyna_gpu_region* gpu = NULL;
+  CHECK(dyna_gpu_register(client, dyna_region_data(region), bytes, &gpu) != DYNA_OK && !gpu);
+  CHECK(dyna_last_error()[0] != 0);
+  CHECK(dyna_gpu_release(client, NULL) == DYNA_INVALID);
   char* data = dyna_region_data(region);
   for (size_t i = 0; i < bytes; ++i) data[i] = (char)(i * 7 % 50);
 
@@ -76,6 +80,9 @@ int run_c_api_test(const char* socket) {
   put.source = dense(data);
   dyna_result* result = NULL;
   size_t n = 0;
+  /* A caller that was compiled before there were GPUs: what it has not got is not looked at. */
+  put.size = offsetof(dyna_put_request, on_device);
+  put.on_device = 1;
   CHECK(dyna_put(context, &put, &result) == DYNA_OK);
   CHECK(dyna_result_segments(result, &n) != NULL && n == kBlocks * kLayers);
   dyna_result_free(result);

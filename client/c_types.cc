@@ -107,7 +107,9 @@ Result<ContextSpec> ToSpec(const dyna_context_spec& s) {
   return out;
 }
 
-Result<KvMemory> ToMemory(const dyna_kv& m, size_t blocks, size_t layers) {
+namespace {
+
+Result<KvMemory> AddressesOf(const dyna_kv& m, size_t blocks, size_t layers) {
   const auto dtype = static_cast<DType>(m.dtype);
   if (dtype < DType::kF32 || dtype > DType::kE5m2) return Invalid("memory.dtype: unknown");
   const size_t segments = blocks * layers;
@@ -131,6 +133,16 @@ Result<KvMemory> ToMemory(const dyna_kv& m, size_t blocks, size_t layers) {
                            static_cast<uint32_t>(layers),
                            {m.k_block_stride, m.k_layer_stride, m.k_token_stride, m.k_head_stride},
                            {m.v_block_stride, m.v_layer_stride, m.v_token_stride, m.v_head_stride});
+}
+
+}  // namespace
+
+Result<KvMemory> ToMemory(const dyna_kv& m, size_t blocks, size_t layers, int on_device,
+                          void* stream) {
+  DYNA_ASSIGN_OR_RETURN(KvMemory out, AddressesOf(m, blocks, layers));
+  out.on_device = on_device != 0;
+  out.stream = stream;
+  return out;
 }
 
 std::unique_ptr<dyna_result> ToResult(PutResult r) {

@@ -1,6 +1,8 @@
 // What the handles of dynacompress.h are, and its structs turned into the library's.
 #pragma once
 
+#include <algorithm>
+#include <cstring>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -16,6 +18,9 @@ struct dyna_client {
 };
 struct dyna_region {
   std::shared_ptr<dyna::Region> region;
+};
+struct dyna_gpu_region {
+  std::shared_ptr<dyna::GpuRegion> region;
 };
 struct dyna_context {
   std::shared_ptr<dyna::Context> context;
@@ -62,10 +67,21 @@ class CompletionQueue {
   size_t reserved_ = 0;
 };
 
+// A request as this library knows it, of a caller that may know only its first version (which ended
+// at `first` bytes): fields that it does not have are 0.
+template <typename T>
+Result<T> Whole(const T* given, size_t first) {
+  T whole{};
+  if (given->size < first) return Invalid("request.size: use DYNA_INIT");
+  std::memcpy(static_cast<void*>(&whole), given, std::min(given->size, sizeof whole));
+  return whole;
+}
+
 Shard ToShard(const dyna_shard& s);
 Result<ClientOptions> ToOptions(const dyna_options* o);
 Result<ContextSpec> ToSpec(const dyna_context_spec& s);
-Result<KvMemory> ToMemory(const dyna_kv& m, size_t blocks, size_t layers);
+Result<KvMemory> ToMemory(const dyna_kv& m, size_t blocks, size_t layers, int on_device,
+                          void* stream);
 Result<std::vector<BlockHash>> ToHashes(const dyna_hash* hashes, size_t count);
 BlockHash ToHash(const dyna_hash* hash);  // null: zero
 

@@ -25,8 +25,8 @@ std::string ProgramName() {
   return name.empty() ? "client" : name;
 }
 
-std::shared_ptr<Region> UserPointer(std::shared_ptr<RegisteredRegion> handle) {
-  Region* region = handle->region.get();
+template <typename T>
+std::shared_ptr<T> UserPointer(std::shared_ptr<RegisteredRegion> handle, T* region) {
   return {std::move(handle), region};  // the registration lives as long as the pointer
 }
 
@@ -88,7 +88,34 @@ Result<std::shared_ptr<Region>> Client::Register(std::shared_ptr<Region> region)
                      });
   });
   if (!handle.ok()) return handle.status();
-  return UserPointer(std::move(*handle));
+  Region* mapped = (*handle)->region.get();
+  return UserPointer(std::move(*handle), mapped);
+}
+
+Result<std::shared_ptr<GpuRegion>> Client::RegisterGpu(void* memory, uint64_t bytes) {
+  using Handle = Result<std::shared_ptr<RegisteredRegion>>;
+  DYNA_RETURN_IF_ERROR(core_->CheckUsable());
+  auto* at = static_cast<std::byte*>(memory);
+  DYNA_ASSIGN_OR_RETURN(wire::RegisterRegion description, core_->device().Export(at, bytes));
+  auto region = std::make_shared<GpuRegion>(at, std::move(description));
+  auto handle = Await<Handle>(core_, [&](Done<Handle> done) {
+    RunAsync<Handle>(core_, std::move(done), [core = core_, region](Done<Handle> then) {
+      core->RegisterGpu(region, core->DeadlineOf({}), std::move(then));
+    });
+  });
+  if (!handle.ok()) return handle.status();
+  return UserPointer(std::move(*handle), region.get());
+}
+
+Status Client::ReleaseGpu(std::shared_ptr<GpuRegion> region, Deadline deadline) {
+  if (!region) return Invalid("region: null");
+  auto handle = core_->regions().Find({region->data(), 1});
+  if (!handle || handle->gpu != region) return Invalid("region: released, or of another client");
+  return Await<Status>(core_, [&](Done<Status> done) {
+    RunAsync<Status>(core_, std::move(done), [core = core_, handle, deadline](Done<Status> then) {
+      core->ReleaseRegion(handle, core->DeadlineOf(deadline), std::move(then));
+    });
+  });
 }
 
 void Client::OpenContextAsync(ContextSpec spec, std::vector<std::byte> profile,

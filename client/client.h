@@ -29,6 +29,7 @@
 #include <string>
 #include <vector>
 
+#include "client/gpu_region.h"
 #include "client/requests.h"
 #include "client/transport/region.h"
 #include "schemas/context.h"
@@ -135,6 +136,16 @@ class Client {
   Result<std::shared_ptr<Region>> AllocateRegion(uint64_t bytes);
   // The same for a region that exists; keep the pointer that is returned instead of `region`.
   Result<std::shared_ptr<Region>> Register(std::shared_ptr<Region> region);
+
+  // Memory of a GPU (cudaMalloc) that the daemon, on the same GPU, reads and writes in place: calls
+  // whose KvMemory lies in it copy nothing. The daemon gets a handle of CUDA IPC, with which it
+  // could read and write the whole allocation. INVALID, UNSUPPORTED: why this memory cannot be
+  // shared (DeviceApi::Export; another GPU; a daemon without one); calls work all the same, through
+  // the host. Registered until the last copy of the pointer is gone.
+  Result<std::shared_ptr<GpuRegion>> RegisterGpu(void* memory, uint64_t bytes);
+  // Before the memory is freed: waits until the daemon has let go of it. The pointer is of no use
+  // afterwards. REQUIRES that no call in flight names it.
+  Status ReleaseGpu(std::shared_ptr<GpuRegion> region, Deadline deadline = {});
 
   // Idempotent. `profile`: the bytes of a profile file, or nothing.
   Result<std::shared_ptr<Context>> OpenContext(ContextSpec spec,

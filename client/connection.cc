@@ -122,11 +122,12 @@ void Connection::RegisterAgain() {
   to_register_ = 1;  // this function itself
   if (socket_->carries_fds())
     for (const auto& region : owner_.regions()) {
-      auto fd = region->region->DuplicateFd();
-      if (region->retired() || !fd.ok()) continue;
+      // A daemon without a GPU now: what names such memory is staged (MakePlan).
+      if (region->on_device() && (hello_.features & wire::kFeatureDeviceRegions) == 0) continue;
       Call call;
-      call.request = wire::RegisterRegion{region->region->size()};
-      call.fds.push_back(std::move(*fd));
+      auto described = region->Describe(&call.fds);
+      if (region->retired() || !described.ok()) continue;
+      call.request = std::move(*described);
       call.deadline = handshake_deadline();
       call.done = [this, region, epoch = epoch_](Result<wire::Message> reply) {
         if (epoch != epoch_) return;

@@ -19,6 +19,12 @@ void SubmitLookup(const std::shared_ptr<ClientCore>& core, const ContextState& c
       [](wire::LookupReply reply) -> Result<wire::LookupReply> { return reply; });
 }
 
+// What was submitted to the GPU about K and V comes first. Waits in the caller's thread.
+Status WaitFor(ClientCore& core, const KvMemory& memory) {
+  if (!memory.on_device || memory.k.empty()) return {};
+  return core.device().Wait(memory.k[0], memory.stream);
+}
+
 }  // namespace
 
 Context::Context(std::shared_ptr<ClientCore> core, std::shared_ptr<ContextState> state)
@@ -36,6 +42,8 @@ Shard Context::whole() const {
 
 void Context::PutAsync(PutRequest request, Done<PutResult> done) {
   if (request.shard.layer_end == 0) request.shard = whole();
+  if (Status s = WaitFor(*core_, request.source); !s.ok())
+    return done(FailedWith<PutResult>(std::move(s)));
   RunAsync<PutResult>(
       core_, std::move(done),
       [core = core_, state = state_, request = std::move(request)](Done<PutResult> then) mutable {
@@ -95,6 +103,8 @@ Result<std::vector<wire::LookupHit>> Context::Exists(LookupRequest request) {
 }
 
 void Context::FetchAsync(const Lease& lease, FetchRequest request, Done<FetchResult> done) {
+  if (Status s = WaitFor(*core_, request.target); !s.ok())
+    return done(FailedWith<FetchResult>(std::move(s)));
   RunAsync<FetchResult>(core_, std::move(done),
                         [core = core_, held = lease.state_,
                          request = std::move(request)](Done<FetchResult> then) mutable {

@@ -5,18 +5,21 @@
 #include <utility>
 
 #include "client/base/os.h"
+#include "kernels/host_copy_backend.h"
 
 namespace dyna {
 
 ClientCore::ClientCore(ClientOptions options, SocketEndpoint endpoint,
                        std::unique_ptr<Backend> backend)
-    : options_(std::move(options)), backend_(std::move(backend)) {
+    : options_(std::move(options)),
+      device_(options_.device_api != nullptr ? *options_.device_api : CudaDriver()),
+      backend_(std::make_unique<HostCopyBackend>(std::move(backend), &device_)) {
   flights_ = std::make_unique<Flights>(executor_, clock_, options_.max_calls);
   connection_ = std::make_unique<Connection>(loop_, clock_, options_, std::move(endpoint),
                                              *flights_, MakeOwner());
   info_.endpoint = options_.endpoint;
   info_.bulk = options_.bulk;
-  info_.backend = backend_ ? backend_->description() : "";
+  info_.backend = backend_->description();
 }
 
 ClientCore::~ClientCore() = default;
@@ -154,29 +157,45 @@ ClientStats ClientCore::CollectStats() const {
   s.bases_cached = bases_.size();
   for (const auto& region : regions_.All()) {
     ++s.regions;
-    s.region_bytes += region->region->size();
-    if (region->retired()) s.retired_region_bytes += region->region->size();
+    s.region_bytes += region->size();
+    if (region->retired()) s.retired_region_bytes += region->size();
   }
   return s;
 }
 
-void ClientCore::RegisterRegion(
-    std::shared_ptr<Region> region, TimePoint deadline,
-    std::function<void(Result<std::shared_ptr<RegisteredRegion>>)> done) {
+void ClientCore::RegisterRegion(std::shared_ptr<Region> region, TimePoint deadline,
+                                Registered done) {
   if (!same_host())
     return done(Unsupported("regions need a daemon on this host, reached over its unix socket"));
-  auto fd = region->DuplicateFd();
-  if (!fd.ok()) return done(fd.status());
-  auto handle = std::make_shared<RegisteredRegion>(
-      std::move(region), [weak = weak_from_this()](RegisteredRegion& gone) {
-        const auto core = weak.lock();
-        if (!core || core->fork_guard_.forked()) return;
-        core->regions_.Remove(gone);
-        if (gone.id != 0) core->Deregister(gone.id, gone.epoch);
-      });
+  Register(std::make_shared<RegisteredRegion>(std::move(region), WhenGone()), deadline,
+           std::move(done));
+}
+
+void ClientCore::RegisterGpu(std::shared_ptr<GpuRegion> region, TimePoint deadline,
+                             Registered done) {
+  if (!same_host() || (connection_->hello().features & wire::kFeatureDeviceRegions) == 0)
+    return done(
+        Unsupported("the daemon does not use this machine's GPU: K and V there are copied "
+                    "through the host"));
+  Register(std::make_shared<RegisteredRegion>(std::move(region), WhenGone()), deadline,
+           std::move(done));
+}
+
+RegisteredRegion::Gone ClientCore::WhenGone() {
+  return [weak = weak_from_this()](RegisteredRegion& gone) {
+    const auto core = weak.lock();
+    if (!core || core->fork_guard_.forked()) return;
+    core->regions_.Remove(gone);
+    if (gone.id != 0) core->Deregister(gone.id, gone.epoch);
+  };
+}
+
+void ClientCore::Register(std::shared_ptr<RegisteredRegion> handle, TimePoint deadline,
+                          Registered done) {
   Call call;
-  call.request = wire::RegisterRegion{handle->region->size()};
-  call.fds.push_back(std::move(*fd));
+  auto described = handle->Describe(&call.fds);
+  if (!described.ok()) return done(described.status());
+  call.request = std::move(*described);
   call.deadline = deadline;
   call.done = [this, handle, done = std::move(done)](Result<wire::Message> reply) {
     auto got = Expect<wire::RegisterRegionReply>(std::move(reply));
@@ -187,6 +206,22 @@ void ClientCore::RegisterRegion(
     regions_.Add(handle);
     done(handle);
   };
+  Submit(std::move(call));
+}
+
+void ClientCore::ReleaseRegion(const std::shared_ptr<RegisteredRegion>& region, TimePoint deadline,
+                               std::function<void(Status)> done) {
+  regions_.Take(*region);
+  Call call;
+  call.request = wire::DeregisterRegion{region->id};
+  call.epoch = region->epoch;
+  call.deadline = deadline;
+  call.done = [done = std::move(done)](Result<wire::Message> reply) {
+    const auto got = Expect<wire::StatusReply>(std::move(reply));
+    // Another connection: the daemon of the one that knew it has let go of it.
+    done(got.status().code() == StatusCode::kLeaseLost ? Status() : got.status());
+  };
+  region->id = 0;
   Submit(std::move(call));
 }
 

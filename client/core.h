@@ -18,6 +18,7 @@
 #include "client/base/fork_guard.h"
 #include "client/basis_cache.h"
 #include "client/connection.h"
+#include "client/device_api.h"
 #include "client/flights.h"
 #include "client/region_table.h"
 #include "client/requests.h"
@@ -40,6 +41,7 @@ class ClientCore : public std::enable_shared_from_this<ClientCore> {
   bool on_loop() const { return std::this_thread::get_id() == loop_thread_; }
   const ClientOptions& options() const { return options_; }
   RegionTable& regions() { return regions_; }
+  DeviceApi& device() { return device_; }
   TimePoint DeadlineOf(Deadline d) const {
     return clock_.Now() + (d.count() > 0 ? d : options_.deadline);
   }
@@ -57,8 +59,12 @@ class ClientCore : public std::enable_shared_from_this<ClientCore> {
   StagingPool& staging() { return *staging_; }
   BasisCache& bases() { return bases_; }
   Backend& backend() { return *backend_; }
-  void RegisterRegion(std::shared_ptr<Region> region, TimePoint deadline,
-                      std::function<void(Result<std::shared_ptr<RegisteredRegion>>)> done);
+  using Registered = std::function<void(Result<std::shared_ptr<RegisteredRegion>>)>;
+  void RegisterRegion(std::shared_ptr<Region> region, TimePoint deadline, Registered done);
+  void RegisterGpu(std::shared_ptr<GpuRegion> region, TimePoint deadline, Registered done);
+  // `done` when the daemon has let go of it. No later call names it.
+  void ReleaseRegion(const std::shared_ptr<RegisteredRegion>& region, TimePoint deadline,
+                     std::function<void(Status)> done);
   void AddContext(const std::shared_ptr<ContextState>& context) { contexts_.push_back(context); }
   void AddLease(const std::shared_ptr<LeaseState>& lease) { leases_[lease->id] = lease; }
   void ForgetLease(uint64_t id) { leases_.erase(id); }
@@ -74,6 +80,8 @@ class ClientCore : public std::enable_shared_from_this<ClientCore> {
   void Run(std::function<void(Status)> first);
   Connection::Owner MakeOwner();
   void Snapshot();  // for info()
+  RegisteredRegion::Gone WhenGone();
+  void Register(std::shared_ptr<RegisteredRegion> handle, TimePoint deadline, Registered done);
   void Deregister(uint32_t id, uint64_t epoch);
 
   const ClientOptions options_;
@@ -82,6 +90,7 @@ class ClientCore : public std::enable_shared_from_this<ClientCore> {
   asio::io_context loop_{1};
   asio::executor_work_guard<asio::io_context::executor_type> work_{loop_.get_executor()};
   AsioExecutor executor_{loop_};
+  DeviceApi& device_;
   std::unique_ptr<Backend> backend_;
   RegionTable regions_;
   BasisCache bases_;

@@ -53,6 +53,7 @@ typedef enum {
 
 typedef struct dyna_client dyna_client;
 typedef struct dyna_region dyna_region;
+typedef struct dyna_gpu_region dyna_gpu_region;
 typedef struct dyna_context dyna_context;
 typedef struct dyna_lease dyna_lease;
 typedef struct dyna_result dyna_result;
@@ -130,6 +131,8 @@ typedef struct dyna_put_request {
   dyna_quality quality; /* 0: DYNA_BALANCED */
   int persistent;
   uint32_t ttl_ms, deadline_ms;
+  int on_device; /* the source is memory of a GPU: dyna_gpu_register() */
+  void* stream;  /* a cudaStream_t that is waited for first; NULL is CUDA's default stream */
 } dyna_put_request;
 
 typedef struct dyna_lookup_request {
@@ -151,6 +154,9 @@ typedef struct dyna_fetch_request {
   int as_stored; /* the library decodes */
   int want_masks;
   uint32_t deadline_ms;
+  uint32_t reserved; /* padding of the first version */
+  int on_device;     /* the target is memory of a GPU */
+  void* stream;
 } dyna_fetch_request;
 
 typedef struct dyna_report_request {
@@ -193,6 +199,15 @@ dyna_status dyna_region_allocate(dyna_client* client, uint64_t bytes, dyna_regio
 void* dyna_region_data(const dyna_region* region);
 uint64_t dyna_region_bytes(const dyna_region* region);
 void dyna_region_free(dyna_region* region);
+
+/* Memory of a GPU (cudaMalloc) that the daemon, on the same GPU, reads and writes in place. When it
+ * cannot be, the status and dyna_last_error() say why; requests with `on_device` work all the same,
+ * through the host. The daemon could read and write the whole allocation. */
+dyna_status dyna_gpu_register(dyna_client* client, void* memory, uint64_t bytes,
+                              dyna_gpu_region** region);
+/* Before the memory is freed: waits until the daemon has let go of it. Frees the handle, whatever
+ * the answer. */
+dyna_status dyna_gpu_release(dyna_client* client, dyna_gpu_region* region);
 
 dyna_status dyna_context_open(dyna_client* client, const dyna_context_spec* spec,
                               dyna_context** context);

@@ -122,8 +122,7 @@ class FetchOp : public std::enable_shared_from_this<FetchOp> {
 
   void SendNamed(const Piece& piece, PieceEnd end) {
     Call call = MakeCall(piece);
-    std::get<wire::Fetch>(call.request).layout =
-        run_.NamedLayout(piece, plan_.region->region->bytes().data());
+    std::get<wire::Fetch>(call.request).layout = run_.NamedLayout(piece, plan_.region->base());
     call.region = plan_.region;
     core_->CountInPlace(run_.DenseBytes(piece), false);
     Submit(std::move(call), [self = shared_from_this(), piece, end = std::move(end)](
@@ -154,7 +153,8 @@ class FetchOp : public std::enable_shared_from_this<FetchOp> {
     for (size_t s = 0; s < piece.segments(); ++s) {
       const size_t i = run_.Index(piece, s);
       const bool ok = reply.segments[s].status == StatusCode::kOk;
-      if (ok) run_.UnpackSegment(i, dense);
+      if (ok)
+        if (Status copied = run_.UnpackSegment(i, dense); !copied.ok()) outcome_.Fail(i, copied);
       if (ok || every) dense += run_.DenseBytes(i);
     }
   }
@@ -275,8 +275,9 @@ void StartFetch(const std::shared_ptr<ClientCore>& core, std::shared_ptr<LeaseSt
     return fail(Status(StatusCode::kLeaseLost, "the lease was revoked or its connection is gone"));
   if (Status s = Complete(request, *lease); !s.ok()) return fail(std::move(s));
   const auto heads = static_cast<uint16_t>(request.head_end - request.head_begin);
-  auto run = KvRun::Create(lease->context->spec, request.layer_begin, request.layer_count,
-                           request.block_count, heads, std::exchange(request.target, {}));
+  auto run =
+      KvRun::Create(lease->context->spec, request.layer_begin, request.layer_count,
+                    request.block_count, heads, std::exchange(request.target, {}), &core->device());
   if (!run.ok()) return fail(run.status());
   for (uint16_t l = 0; l < request.layer_count && !request.beyond_windows; ++l) {
     const LayerShape& layer = lease->context->spec.layers[size_t{request.layer_begin} + l];

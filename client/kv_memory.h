@@ -4,7 +4,11 @@
 // block-major (segment = block * layers + layer). Rows of head_dim elements are contiguous; all
 // else is strides in bytes, so token-major, head-major and paged layouts need no copy. Memory of a
 // registered region is read and written in place by the daemon; other memory costs one copy.
-// A value; any thread. A put only reads.
+// Memory of a GPU says so (on_device). In a region of Client::RegisterGpu the daemon reads and
+// writes it in place; elsewhere it is copied through the host. The library waits, in the thread
+// that makes the call, until what was submitted to `stream` is done, and only then tells the
+// daemon; when a call is over its bytes are there for every stream. A value; any thread. A put only
+// reads.
 #pragma once
 
 #include <cstddef>
@@ -20,6 +24,10 @@ struct KvMemory {
   int64_t k_token_stride = 0, k_head_stride = 0;
   int64_t v_token_stride = 0, v_head_stride = 0;
   std::vector<std::byte*> k, v;  // [segments]: first head of the call, token 0
+  bool on_device = false;
+  void* stream = nullptr;  // a cudaStream_t; null is CUDA's default stream
+  // Instead of a stream: whatever was submitted to the GPU's context.
+  static inline void* const kEveryStream = reinterpret_cast<void*>(~uintptr_t{0});
 
   // Regular in both directions: one base, steps between blocks and between layers.
   struct Steps {

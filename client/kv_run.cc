@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <cstring>
 #include <string>
+#include <utility>
 
 namespace dyna {
 
 Result<KvRun> KvRun::Create(const ContextSpec& spec, uint16_t layer_begin, uint16_t layers,
-                            uint32_t blocks, uint16_t heads, KvMemory memory) {
+                            uint32_t blocks, uint16_t heads, KvMemory memory,
+                            DeviceCopier* device) {
   const size_t segments = size_t{blocks} * layers;
   if (segments == 0 || heads == 0) return Invalid("no block, layer or head is named");
   if (memory.k.size() != segments || memory.v.size() != segments)
@@ -18,6 +20,7 @@ Result<KvRun> KvRun::Create(const ContextSpec& spec, uint16_t layer_begin, uint1
     for (const std::byte* a : *addresses)
       if (a == nullptr) return Invalid("memory: an address is null");
   KvRun run;
+  run.device_ = device;
   run.memory_ = std::move(memory);
   run.blocks_ = blocks;
   run.layers_ = layers;
@@ -140,23 +143,20 @@ wire::Layout KvRun::StagedLayout(const Piece& p, uint64_t offset) const {
   return layout;
 }
 
-template <typename Row>
-void KvRun::ForRows(size_t s, Row row) const {
+template <typename Tile>
+Status KvRun::ForTiles(size_t s, Tile tile) const {
   const auto bytes = static_cast<size_t>(RowBytes(s));
-  for (int h = 0; h < heads_; ++h)
-    for (bool v : {false, true}) {
-      std::byte* at =
-          v ? memory_.v[s] + h * memory_.v_head_stride : memory_.k[s] + h * memory_.k_head_stride;
-      const int64_t stride = v ? memory_.v_token_stride : memory_.k_token_stride;
-      if (stride == static_cast<int64_t>(bytes)) {
-        row(at, bytes * kBlockTokens);
-        continue;
-      }
-      for (int t = 0; t < kBlockTokens; ++t) row(at + t * stride, bytes);
-    }
+  for (int h = 0; h < heads_; ++h) {
+    DYNA_RETURN_IF_ERROR(
+        tile(memory_.k[s] + h * memory_.k_head_stride, memory_.k_token_stride, bytes));
+    DYNA_RETURN_IF_ERROR(
+        tile(memory_.v[s] + h * memory_.v_head_stride, memory_.v_token_stride, bytes));
+  }
+  return {};
 }
 
 std::span<std::byte> KvRun::DenseSpan(const Piece& p) const {
+  if (memory_.on_device) return {};
   std::byte* const first = memory_.k[Index(p, 0)];
   std::byte* expected = first;
   for (size_t s = 0; s < p.segments(); ++s) {
@@ -172,18 +172,32 @@ std::span<std::byte> KvRun::DenseSpan(const Piece& p) const {
   return {first, expected};
 }
 
-void KvRun::Pack(const Piece& p, std::byte* dense) const {
+Status KvRun::Pack(const Piece& p, std::byte* dense) const {
   for (size_t s = 0; s < p.segments(); ++s)
-    ForRows(Index(p, s), [&](const std::byte* row, size_t bytes) {
-      std::memcpy(dense, row, bytes);
-      dense += bytes;
-    });
+    DYNA_RETURN_IF_ERROR(
+        ForTiles(Index(p, s), [&](const std::byte* at, int64_t stride, size_t row) -> Status {
+          std::byte* to = std::exchange(dense, dense + kBlockTokens * row);
+          if (memory_.on_device) return device_->ToHost(at, stride, row, kBlockTokens, to);
+          if (stride == static_cast<int64_t>(row)) {
+            std::memcpy(to, at, kBlockTokens * row);
+            return {};
+          }
+          for (int t = 0; t < kBlockTokens; ++t, to += row) std::memcpy(to, at + t * stride, row);
+          return {};
+        }));
+  return {};
 }
 
-void KvRun::UnpackSegment(size_t segment, const std::byte* dense) const {
-  ForRows(segment, [&](std::byte* row, size_t bytes) {
-    std::memcpy(row, dense, bytes);
-    dense += bytes;
+Status KvRun::UnpackSegment(size_t segment, const std::byte* dense) const {
+  return ForTiles(segment, [&](std::byte* at, int64_t stride, size_t row) -> Status {
+    const std::byte* from = std::exchange(dense, dense + kBlockTokens * row);
+    if (memory_.on_device) return device_->ToDevice(from, row, kBlockTokens, at, stride);
+    if (stride == static_cast<int64_t>(row)) {
+      std::memcpy(at, from, kBlockTokens * row);
+      return {};
+    }
+    for (int t = 0; t < kBlockTokens; ++t, from += row) std::memcpy(at + t * stride, from, row);
+    return {};
   });
 }
 

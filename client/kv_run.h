@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "client/kv_memory.h"
+#include "kernels/shared_device.h"
 #include "schemas/context.h"
 #include "schemas/status.h"
 #include "schemas/wire.h"
@@ -25,9 +26,11 @@ class KvRun {
  public:
   KvRun() = default;
   // INVALID: counts that are not those of `memory`, layers of several shapes of which one does not
-  // fit `heads`, null addresses. REQUIRES a validated spec and layer range.
+  // fit `heads`, null addresses. REQUIRES a validated spec and layer range. `device` copies what is
+  // on a device, and outlives the run.
   static Result<KvRun> Create(const ContextSpec& spec, uint16_t layer_begin, uint16_t layers,
-                              uint32_t blocks, uint16_t heads, KvMemory memory);
+                              uint32_t blocks, uint16_t heads, KvMemory memory,
+                              DeviceCopier* device);
 
   uint32_t blocks() const { return blocks_; }
   uint16_t layers() const { return layers_; }
@@ -51,10 +54,11 @@ class KvRun {
   // The same when the piece was copied, dense, to `offset`.
   wire::Layout StagedLayout(const Piece& piece, uint64_t offset) const;
 
-  // The memory of a piece that is dense already; empty when it is not.
+  // The memory of a piece that is dense already; empty when it is not, or not the host's.
   std::span<std::byte> DenseSpan(const Piece& piece) const;
-  void Pack(const Piece& piece, std::byte* dense) const;
-  void UnpackSegment(size_t segment, const std::byte* dense) const;
+  // Only memory of a device can fail.
+  Status Pack(const Piece& piece, std::byte* dense) const;
+  Status UnpackSegment(size_t segment, const std::byte* dense) const;
 
  private:
   int64_t RowBytes(size_t segment) const {
@@ -63,9 +67,11 @@ class KvRun {
   // `whole`: a rectangle of wanted segments.
   void SplitInto(const Piece& whole, size_t max_segments, uint64_t max_bytes,
                  std::vector<Piece>* pieces) const;
-  template <typename Row>
-  void ForRows(size_t segment, Row row) const;  // in dense order
+  // `tile` gets the first row, the stride and the row's bytes; in dense order.
+  template <typename Tile>
+  Status ForTiles(size_t segment, Tile tile) const;
 
+  DeviceCopier* device_ = nullptr;
   KvMemory memory_;
   uint32_t blocks_ = 0;
   uint16_t layers_ = 0, heads_ = 0;

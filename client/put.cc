@@ -62,7 +62,7 @@ class PutOp : public std::enable_shared_from_this<PutOp> {
 
   void SendNamed(const Piece& piece, PieceEnd end) {
     wire::Put m = Message(piece);
-    m.layout = run_.NamedLayout(piece, plan_.region->region->bytes().data());
+    m.layout = run_.NamedLayout(piece, plan_.region->base());
     core_->CountInPlace(run_.DenseBytes(piece), false);
     Call call;
     call.request = std::move(m);
@@ -75,7 +75,8 @@ class PutOp : public std::enable_shared_from_this<PutOp> {
     core_->staging().Take(
         bytes, [self = shared_from_this(), piece, bytes, end = std::move(end)](auto slice) mutable {
           if (!slice.ok()) return end(self->outcome_.Take(self->run_, piece, slice.status(), {}));
-          self->run_.Pack(piece, (*slice)->data());
+          if (Status s = self->run_.Pack(piece, (*slice)->data()); !s.ok())
+            return end(self->outcome_.Take(self->run_, piece, s, {}));
           wire::Put m = self->Message(piece);
           m.layout = self->run_.StagedLayout(piece, (*slice)->offset);
           self->core_->CountInPlace(bytes, true);
@@ -95,7 +96,8 @@ class PutOp : public std::enable_shared_from_this<PutOp> {
       call.payload.push_back(dense);
     } else {
       packed = std::make_shared<std::vector<std::byte>>(run_.DenseBytes(piece));
-      run_.Pack(piece, packed->data());
+      if (Status s = run_.Pack(piece, packed->data()); !s.ok())
+        return end(outcome_.Take(run_, piece, s, {}));
       call.payload.push_back(*packed);
     }
     Submit(std::move(call), piece, std::move(packed), std::move(end));
@@ -159,7 +161,7 @@ void StartPut(const std::shared_ptr<ClientCore>& core, std::shared_ptr<ContextSt
   auto run = KvRun::Create(context->spec, request.layer_begin, request.layer_count,
                            static_cast<uint32_t>(request.hashes.size()),
                            static_cast<uint16_t>(request.shard.head_end - request.shard.head_begin),
-                           std::exchange(request.source, {}));
+                           std::exchange(request.source, {}), &core->device());
   if (!run.ok()) return fail(run.status());
   auto plan = MakePlan(*core, *run, wire::kMaxSegmentsPerMessage, false);
   if (!plan.ok()) return fail(plan.status());

@@ -16,6 +16,8 @@
 
 namespace dyna {
 
+class DeviceApi;
+
 // How long a call may take; zero: ClientOptions::deadline.
 using Deadline = std::chrono::milliseconds;
 
@@ -42,6 +44,7 @@ struct ClientOptions {
   uint64_t staging_bytes = 64u << 20;  // of the staging region, taken when first needed
   std::string ucx_tls = "self,posix";  // kUcx: see client/transport/ucx_transport.h
   std::string ucx_net_devices = "lo";
+  DeviceApi* device_api = nullptr;  // of GPUs; null: this machine's driver. Outlives the client
 };
 
 // A run of consecutive blocks of one chain, a run of layers of each.

@@ -78,7 +78,8 @@ struct ShareReader {
                   m.k_head_stride,
                   m.v_token_stride,
                   m.v_head_stride,
-                  m.dtype};
+                  m.dtype,
+                  m.on_device};
     const auto heads = static_cast<size_t>(job.head_end - job.head_begin);
     if (!stored.live.empty())
       job.live = stored.live.subspan(index * run.heads() + static_cast<size_t>(first), heads);

@@ -27,6 +27,11 @@ Result<Route> ChooseRoute(ClientCore& core, bool in_region, uint64_t segment_byt
 Result<Plan> MakePlan(ClientCore& core, const KvRun& run, size_t max_segments, bool stored) {
   Plan plan;
   plan.region = core.regions().Find(run.Hull());
+  if (plan.region && plan.region->on_device() && !run.memory().on_device)
+    return Invalid("memory: it is a GPU's, and KvMemory::on_device is not set");
+  // The daemon may have been started again, without the GPU.
+  if (run.memory().on_device && plan.region && plan.region->epoch != core.epoch())
+    plan.region.reset();
   uint64_t segment_bytes = 0;
   for (size_t l = 0; l < run.layers(); ++l)
     segment_bytes = std::max(segment_bytes, run.DenseBytes(l));

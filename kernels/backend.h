@@ -30,6 +30,7 @@ struct KvView {
   int64_t k_token_stride = 0, k_head_stride = 0;
   int64_t v_token_stride = 0, v_head_stride = 0;
   DType dtype = DType::kBf16;
+  bool on_device = false;  // of the backend's device (shared_device.h): the CPU must not touch it
 };
 struct MutableKvView {
   std::byte* k = nullptr;
@@ -37,6 +38,7 @@ struct MutableKvView {
   int64_t k_token_stride = 0, k_head_stride = 0;
   int64_t v_token_stride = 0, v_head_stride = 0;
   DType dtype = DType::kBf16;
+  bool on_device = false;  // of the backend's device (shared_device.h): the CPU must not touch it
 };
 
 // What was measured while coding one kv head; sums over live, unpinned tokens. The relative error

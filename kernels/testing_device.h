@@ -1,12 +1,18 @@
-// For tests: a "device" that is the CPU, and fails when told to. The injection point for everything
-// above FallbackBackend on machines without a GPU.
+// For tests: a "device" that is the CPU, and fails when told to, and memory that is on no host. The
+// injection points for everything above FallbackBackend on machines without a GPU.
 #pragma once
 
+#include <sys/mman.h>
+
 #include <atomic>
+#include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/shared_device.h"
 
 namespace dyna::testing {
 
@@ -84,6 +90,82 @@ class FaultyDevice final : public Backend {
 
   const std::unique_ptr<Backend> cpu_;
   std::atomic<bool> gone_{false};
+};
+
+// One allocation of a device that is not there: following its addresses on the CPU faults, and the
+// bytes behind them are the test's to see. Handles are opened in the process that made them.
+class FakeMemory final : public SharedDevice {
+ public:
+  explicit FakeMemory(size_t bytes) : bytes_(bytes) {
+    void* p = mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) std::abort();
+    base_ = static_cast<std::byte*>(p);
+  }
+  ~FakeMemory() override { munmap(base_, bytes_.size()); }
+
+  static constexpr std::array<uint8_t, 16> kDevice{0xfa, 0xce};
+  std::byte* device() const { return base_; }
+  std::span<std::byte> bytes() { return bytes_; }
+  std::vector<uint8_t> handle() const {
+    std::vector<uint8_t> handle(64);
+    std::memcpy(handle.data(), &base_, sizeof base_);
+    return handle;
+  }
+  std::atomic<int> open{0}, opened{0}, copies{0};
+  std::atomic<bool> failing{false};
+  // Outlives this.
+  const std::shared_ptr<std::atomic<size_t>> pinned = std::make_shared<std::atomic<size_t>>(0);
+
+  Result<std::unique_ptr<Mapping>> Open(const Handle& h) override {
+    if (h.device != kDevice) return Unsupported("memory of another GPU than this daemon's");
+    const auto mine = handle();
+    if (!std::equal(h.handle.begin(), h.handle.end(), mine.begin(), mine.end()))
+      return Invalid("handle: cannot be opened");
+    if (h.offset > bytes_.size() || h.bytes > bytes_.size() - h.offset)
+      return Invalid("region: beyond its allocation of " + std::to_string(bytes_.size()));
+    ++opened;
+    return std::unique_ptr<Mapping>(new Opened(this, base_ + h.offset));
+  }
+  Status PinHost(std::span<std::byte> next) override {
+    if (failing) return Internal("cuda: pinning: test");
+    *pinned += next.size();
+    return {};
+  }
+  void UnpinHost() override { *pinned = 0; }
+  Status ToHost(const std::byte* from, int64_t stride, size_t row, size_t rows,
+                std::byte* to) override {
+    ++copies;
+    if (failing) return Internal("device lost: test");
+    for (size_t r = 0; r < rows; ++r)
+      std::memcpy(to + r * row, At(from + static_cast<int64_t>(r) * stride, row), row);
+    return {};
+  }
+  Status ToDevice(const std::byte* from, size_t row, size_t rows, std::byte* to,
+                  int64_t stride) override {
+    ++copies;
+    if (failing) return Internal("device lost: test");
+    for (size_t r = 0; r < rows; ++r)
+      std::memcpy(At(to + static_cast<int64_t>(r) * stride, row), from + r * row, row);
+    return {};
+  }
+
+ private:
+  struct Opened final : Mapping {
+    Opened(FakeMemory* m, std::byte* data) : memory(m) {
+      data_ = data;
+      ++memory->open;
+    }
+    ~Opened() override { --memory->open; }
+    FakeMemory* memory;
+  };
+  std::byte* At(const std::byte* address, size_t n) {
+    const size_t at = static_cast<size_t>(address - base_);
+    if (address < base_ || at > bytes_.size() || n > bytes_.size() - at) std::abort();
+    return bytes_.data() + at;
+  }
+
+  std::byte* base_ = nullptr;
+  std::vector<std::byte> bytes_;
 };
 
 }  // namespace dyna::testing

@@ -64,6 +64,8 @@ enum class Type : uint8_t {
 
 // Features a peer may offer in Hello; unknown bits are ignored.
 inline constexpr uint64_t kFeatureUcx = 1, kFeatureMasks = 2, kFeatureAsStored = 4;
+// In HelloReply: regions of kind `device` may be registered.
+inline constexpr uint64_t kFeatureDeviceRegions = 8;
 
 struct Hello {
   uint16_t version = kVersion;
@@ -100,9 +102,18 @@ struct OpenContextReply {
   bool created = false;  // nobody had opened it since the daemon started
 };
 
-// One memfd travels beside it (AF_UNIX only).
+enum class RegionKind : uint8_t { kHost = 0, kDevice = 1 };
+inline constexpr size_t kMaxRegionHandle = 256;
+
+// kHost: one memfd travels beside it (AF_UNIX only), and the other fields are empty. kDevice (of a
+// peer with kFeatureDeviceRegions): `size` bytes at `offset` of the allocation that a handle of
+// CUDA IPC names. Such a handle lets its receiver read and write the whole allocation.
 struct RegisterRegion {
   uint64_t size = 0;
+  RegionKind kind = RegionKind::kHost;
+  std::array<uint8_t, 16> device{};  // UUID of the GPU
+  std::vector<uint8_t> handle;       // cudaIpcMemHandle_t: 64 bytes
+  uint64_t offset = 0;
 };
 struct RegisterRegionReply {
   Status status;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "schemas/status.h"
+#include "schemas/types.h"
 
 namespace dyna::wire {
 
@@ -61,6 +62,22 @@ template <typename E>
 E Enum(uint8_t value, E first, E last, const char* what, Door& door) {
   door.Require(value >= static_cast<uint8_t>(first) && value <= static_cast<uint8_t>(last), what);
   return static_cast<E>(value);
+}
+
+inline StatusCode Code(uint8_t v, Door& door) {
+  return Enum(v, StatusCode::kOk, StatusCode::kInternal, "status: unknown code", door);
+}
+inline DType DTypeOf(uint8_t v, Door& door) {
+  return Enum(v, DType::kF32, DType::kE5m2, "dtype: unknown", door);
+}
+inline Durability DurabilityOf(uint8_t v, Door& door) {
+  return Enum(v, Durability::kVolatile, Durability::kPersistent, "durability: unknown", door);
+}
+inline QualityClass QualityOf(uint8_t v, const char* what, Door& door) {
+  return Enum(v, QualityClass::kSmall, QualityClass::kExact, what, door);
+}
+inline Tier TierOf(uint8_t v, Door& door) {
+  return Enum(v, Tier::kNone, Tier::kBank, "tier: unknown", door);
 }
 
 }  // namespace dyna::wire

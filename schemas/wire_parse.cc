@@ -35,22 +35,6 @@ std::vector<BlockHash> Hashes(const flatbuffers::Vector<const fb::Hash*>* v, siz
   return out;
 }
 
-StatusCode Code(uint8_t v, Door& door) {
-  return Enum(v, StatusCode::kOk, StatusCode::kInternal, "status: unknown code", door);
-}
-DType DTypeOf(uint8_t v, Door& door) {
-  return Enum(v, DType::kF32, DType::kE5m2, "dtype: unknown", door);
-}
-Durability DurabilityOf(uint8_t v, Door& door) {
-  return Enum(v, Durability::kVolatile, Durability::kPersistent, "durability: unknown", door);
-}
-QualityClass QualityOf(uint8_t v, const char* what, Door& door) {
-  return Enum(v, QualityClass::kSmall, QualityClass::kExact, what, door);
-}
-Tier TierOf(uint8_t v, Door& door) {
-  return Enum(v, Tier::kNone, Tier::kBank, "tier: unknown", door);
-}
-
 Status ReadStatus(const fb::Status* s, Door& door) {
   if (s == nullptr) return {};
   std::string message =
@@ -182,7 +166,20 @@ Message Read(const fb::OpenContextReply& m, Door& door) {
 Message Read(const fb::RegisterRegion& m, Door& door) {
   door.Require(m.size() > 0, "size: 0");
   door.Require(m.size() <= kMaxRegionBytes, "size: above 2^46", StatusCode::kTooLarge);
-  return RegisterRegion{m.size()};
+  RegisterRegion out;
+  out.size = m.size();
+  out.kind = Enum(m.kind(), RegionKind::kHost, RegionKind::kDevice, "kind: unknown", door);
+  if (out.kind == RegionKind::kHost) {
+    door.Require(m.device() == nullptr && Size(m.handle()) == 0 && m.offset() == 0,
+                 "kind: of the host, with what names memory of a device");
+    return out;
+  }
+  if (door.Require(m.device() != nullptr, "device: missing"))
+    std::memcpy(out.device.data(), m.device()->bytes()->data(), out.device.size());
+  out.handle = Copy<uint8_t>(m.handle(), 1, kMaxRegionHandle, "handle: not 1 .. 256 bytes", door);
+  door.Require(m.offset() <= kMaxOffset, "offset: beyond 2^46");
+  out.offset = m.offset();
+  return out;
 }
 Message Read(const fb::RegisterRegionReply& m, Door& door) {
   RegisterRegionReply out{ReadStatus(m.status(), door), m.region()};

@@ -119,6 +119,18 @@ Fetch RandomFetch(Draw& d) {
   return m;
 }
 
+RegisterRegion RandomRegisterRegion(Draw& d) {
+  RegisterRegion m;
+  m.size = d.Int(1, uint64_t{1} << 40);
+  if (d.Bool()) return m;
+  m.kind = RegionKind::kDevice;
+  for (auto& b : m.device) b = d.To<uint8_t>(0, 255);
+  m.handle.resize(64);
+  for (auto& b : m.handle) b = d.To<uint8_t>(0, 255);
+  m.offset = d.Int(0, uint64_t{1} << 40);
+  return m;
+}
+
 Report RandomReport(Draw& d) {
   const Shard s = d.AnyShard();
   Report m;
@@ -181,7 +193,7 @@ Message RandomMessage(Type type, std::mt19937_64& rng) {
     case Type::kOpenContextReply:
       return OpenContextReply{d.AnyStatus(), context, d.Bool()};
     case Type::kRegisterRegion:
-      return RegisterRegion{d.Int(1, uint64_t{1} << 40)};
+      return RandomRegisterRegion(d);
     case Type::kRegisterRegionReply:
       return RegisterRegionReply{d.AnyStatus(), d.To(1, 64)};
     case Type::kDeregisterRegion:

@@ -92,7 +92,11 @@ auto Build(FlatBufferBuilder& b, const OpenContextReply& m) {
   return fb::CreateOpenContextReply(b, ToFb(b, m.status), m.context, m.created);
 }
 auto Build(FlatBufferBuilder& b, const RegisterRegion& m) {
-  return fb::CreateRegisterRegion(b, m.size);
+  if (m.kind == RegionKind::kHost) return fb::CreateRegisterRegion(b, m.size);
+  const auto handle = b.CreateVector(m.handle);
+  return fb::CreateRegisterRegion(b, m.size, U8(m.kind),
+                                  reinterpret_cast<const fb::DeviceId*>(m.device.data()), handle,
+                                  m.offset);
 }
 auto Build(FlatBufferBuilder& b, const RegisterRegionReply& m) {
   return fb::CreateRegisterRegionReply(b, ToFb(b, m.status), m.region);

@@ -9,6 +9,7 @@
 
 #include <cerrno>
 #include <string>
+#include <utility>
 
 #include "client/base/os.h"
 
@@ -123,12 +124,11 @@ Result<std::shared_ptr<MappedRegion>> MappedRegion::Map(UniqueFd fd, uint64_t si
 }
 
 MappedRegion::MappedRegion(std::byte* base, uint64_t size)
-    : base_(base), size_(size), guard_(base, RoundToPage(size)) {}
+    : ClientMemory(base, size, /*on_device=*/false), guard_(base, RoundToPage(size)) {}
 
 MappedRegion::~MappedRegion() {
   guard_.Release();  // before the addresses can be somebody else's
   ::munmap(base_, RoundToPage(size_));
-  for (auto& released : released_) released();
 }
 
 void MappedRegion::Prefault() const { ::madvise(base_, RoundToPage(size_), MADV_POPULATE_READ); }
@@ -140,20 +140,29 @@ Result<std::span<std::byte>> MappedRegion::Range(uint64_t offset, uint64_t lengt
   return std::span<std::byte>(base_ + offset, length);
 }
 
-Result<std::byte*> MappedRegion::Strided(uint64_t offset, uint64_t row_bytes,
+ClientMemory::~ClientMemory() {
+  for (auto& released : released_) released();
+}
+
+Result<std::byte*> ClientMemory::Strided(uint64_t offset, uint64_t row_bytes,
                                          std::span<const Axis> axes) const {
   DYNA_RETURN_IF_ERROR(CheckStrided(size_, offset, row_bytes, axes));
   return base_ + offset;
 }
 
-Status MappedRegion::CheckIntact() const {
+Status ClientMemory::CheckIntact() const {
   if (!poisoned()) return Status::Ok();
   return Invalid("region: its memory went away while it was in use; register another one");
 }
 
-void MappedRegion::OnReleased(std::function<void()> released) {
+void ClientMemory::OnReleased(std::function<void()> released) {
   std::lock_guard lock(mutex_);
   released_.push_back(std::move(released));
+}
+
+std::vector<std::function<void()>> ClientMemory::TakeReleased() {
+  std::lock_guard lock(mutex_);
+  return std::exchange(released_, {});
 }
 
 }  // namespace dyna

@@ -65,6 +65,7 @@ struct Snapshot {
   // sessions and memory of clients
   uint64_t clients = 0, clients_refused = 0, rejected_frames = 0, auth_failures = 0;
   uint64_t regions = 0, region_bytes = 0, poisoned_regions = 0;
+  uint64_t device_regions = 0, pinned_bytes = 0;  // of the arena
   uint64_t open_puts = 0, inflight_requests = 0;
   uint64_t staging_bytes = 0, staging_used_bytes = 0;
   // threads

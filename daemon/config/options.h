@@ -45,6 +45,8 @@ struct ArenaOptions {
   uint64_t bytes = 0;
   // touch it all at start: slower start, no page faults later
   bool prefault = true;
+  // with a GPU: pin it, so that the GPU moves segments by itself; takes all of it at start
+  bool pinned = true;
 };
 
 struct SpillOptions {
@@ -162,7 +164,7 @@ struct LimitOptions {
   uint32_t requests = 256;
   // payload bytes in flight, of one client (staging memory)
   uint64_t request_bytes = 256ull << 20;
-  // registered regions, of one client
+  // registered regions, of one client; those on the GPU too
   uint32_t regions = 64;
   // bytes of regions, of one client (its own memory)
   uint64_t region_bytes = 64ull << 30;

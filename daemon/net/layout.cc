@@ -66,7 +66,7 @@ std::vector<MutableKvView> CanonicalViews(const SegmentGrid& g, DType dtype,
 }
 
 Result<std::vector<MutableKvView>> RegionViews(const SegmentGrid& g, const wire::Layout& layout,
-                                               const MappedRegion& region, bool writable) {
+                                               const ClientMemory& region, bool writable) {
   const size_t segments = size_t{g.blocks} * g.layer_count;
   if (layout.k_offsets.size() != segments || layout.v_offsets.size() != segments)
     return Invalid("layout: " + std::to_string(segments) + " offsets of K and of V expected");
@@ -89,7 +89,7 @@ Result<std::vector<MutableKvView>> RegionViews(const SegmentGrid& g, const wire:
     auto v = region.Strided(layout.v_offsets[s], row, v_axes);
     if (!v.ok()) return Invalid(where + "V: " + std::string(v.status().message()));
     views.push_back({*k, *v, layout.k_token_stride, layout.k_head_stride, layout.v_token_stride,
-                     layout.v_head_stride, layout.dtype});
+                     layout.v_head_stride, layout.dtype, region.on_device()});
   }
   return views;
 }
@@ -98,8 +98,8 @@ std::vector<KvView> ReadOnly(const std::vector<MutableKvView>& views) {
   std::vector<KvView> out;
   out.reserve(views.size());
   for (const MutableKvView& v : views)
-    out.push_back(
-        {v.k, v.v, v.k_token_stride, v.k_head_stride, v.v_token_stride, v.v_head_stride, v.dtype});
+    out.push_back({v.k, v.v, v.k_token_stride, v.k_head_stride, v.v_token_stride, v.v_head_stride,
+                   v.dtype, v.on_device});
   return out;
 }
 

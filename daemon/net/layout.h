@@ -33,7 +33,7 @@ std::vector<MutableKvView> CanonicalViews(const SegmentGrid& grid, DType dtype,
 // Views of a region. INVALID names the segment and what is out of bounds; K and V rows of a
 // target may not overlap each other (`writable`).
 Result<std::vector<MutableKvView>> RegionViews(const SegmentGrid& grid, const wire::Layout& layout,
-                                               const MappedRegion& region, bool writable);
+                                               const ClientMemory& region, bool writable);
 
 std::vector<KvView> ReadOnly(const std::vector<MutableKvView>& views);
 

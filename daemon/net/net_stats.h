@@ -20,6 +20,7 @@ struct NetStats {
   uint64_t clients = 0, clients_refused = 0, auth_failures = 0;
   uint64_t rejected_frames = 0;  // control that failed the door
   uint64_t regions = 0, region_bytes = 0, poisoned_regions = 0;
+  uint64_t device_regions = 0;  // of `regions`: memory of the GPU
   uint64_t inflight_requests = 0;
   std::map<wire::Type, OpStats> ops;
 };

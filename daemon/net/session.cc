@@ -58,8 +58,7 @@ void Session::Close(const Status& reason) {
   socket_.channel->Close();
   if (ucx_) ucx_->channel->Close();
   host_.store.CloseSession(caller_.session);
-  host_.stats.regions -= regions_.size();
-  host_.stats.region_bytes -= region_bytes_;
+  for (const auto& [id, region] : regions_) Uncount(*region);
   regions_.clear();  // jobs that still use one hold it
   --host_.stats.clients;
   host_.executor.Post(std::move(gone_));
@@ -187,16 +186,6 @@ Admission Session::Receive(const RequestRef& request, uint64_t bytes,
         else if (arrived.code() != StatusCode::kCancelled)
           ReplyStatus(request, arrived);
       });
-}
-
-Result<std::shared_ptr<MappedRegion>> Session::FindRegion(uint32_t region) const {
-  auto it = regions_.find(region);
-  if (it == regions_.end())
-    return Invalid("region " + std::to_string(region) +
-                   " is not registered with this daemon instance");
-  if (it->second->poisoned())
-    return Invalid("region " + std::to_string(region) + " is poisoned: its pages went away");
-  return it->second;
 }
 
 bool Session::TakeReportBytes(uint64_t bytes) {

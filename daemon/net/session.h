@@ -96,7 +96,13 @@ class Session : public std::enable_shared_from_this<Session> {
     return Admission::Refuse();
   }
   void ConnectUcx(std::span<const std::byte> peer, wire::HelloReply* reply);
-  Result<std::shared_ptr<MappedRegion>> FindRegion(uint32_t region) const;
+  Result<std::shared_ptr<ClientMemory>> FindRegion(uint32_t region) const;
+  // Once there is room for it (RoomFor); replies.
+  void RegisterHost(const RequestRef& r, const wire::RegisterRegion& m, UniqueFd memfd);
+  void RegisterDevice(const RequestRef& r, const wire::RegisterRegion& m);
+  Status RoomFor(const wire::RegisterRegion& m) const;
+  uint32_t AddRegion(std::shared_ptr<ClientMemory> region);
+  void Uncount(const ClientMemory& region);  // it leaves regions_
   bool TakeReportBytes(uint64_t bytes);
 
   SessionHost& host_;
@@ -109,8 +115,10 @@ class Session : public std::enable_shared_from_this<Session> {
   Port socket_{*this};
   std::unique_ptr<Port> ucx_;
   std::unique_ptr<PeerWatch> watch_;
-  std::unordered_map<uint32_t, std::shared_ptr<MappedRegion>> regions_;
+  std::unordered_map<uint32_t, std::shared_ptr<ClientMemory>> regions_;
   uint64_t region_bytes_ = 0;
+  uint32_t opening_regions_ = 0;  // on the device, not in regions_ yet
+  uint64_t opening_bytes_ = 0;
   uint32_t next_region_ = 1;
   uint32_t inflight_ = 0;
   uint64_t inflight_bytes_ = 0;

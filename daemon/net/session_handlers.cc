@@ -8,7 +8,7 @@
 namespace dyna {
 namespace {
 
-MemoryGuard GuardOf(std::shared_ptr<MappedRegion> region) {
+MemoryGuard GuardOf(std::shared_ptr<ClientMemory> region) {
   MemoryGuard guard;
   guard.intact = [r = region.get()] { return r->CheckIntact(); };
   guard.keep = std::move(region);
@@ -42,6 +42,7 @@ Admission Session::Handle(const RequestRef& r, const InFrame&, const wire::Hello
   reply.request_credits = host_.limits.requests;
   reply.byte_credits = host_.limits.request_bytes;
   reply.features = wire::kFeatureMasks | wire::kFeatureAsStored;
+  if (host_.shared != nullptr) reply.features |= wire::kFeatureDeviceRegions;
   if (!m.ucx_address.empty()) ConnectUcx(std::as_bytes(std::span(m.ucx_address)), &reply);
   if (!reply.status.ok()) {
     token_ = {};
@@ -96,48 +97,6 @@ Admission Session::Handle(const RequestRef& r, const InFrame& f, const wire::Ope
     return Admission::Handled();
   }
   return Receive(r, f.header.payload_len, [open](auto buffer) { open(buffer->bytes()); });
-}
-
-Admission Session::Handle(const RequestRef& r, const InFrame& f, const wire::RegisterRegion& m) {
-  wire::RegisterRegionReply reply;
-  if (f.fds.size() != 1)
-    reply.status = Invalid("a region comes with one memfd, over AF_UNIX");
-  else if (regions_.size() >= host_.limits.regions)
-    reply.status = TooLarge("regions: " + std::to_string(host_.limits.regions) +
-                            " of this client (limits.regions)");
-  else {
-    auto mapped = MappedRegion::Map(
-        std::move(f.fds[0]), m.size,
-        host_.limits.region_bytes - std::min(host_.limits.region_bytes, region_bytes_));
-    if (mapped.ok()) {
-      reply.region = next_region_++;
-      region_bytes_ += m.size;
-      host_.stats.region_bytes += m.size;
-      ++host_.stats.regions;
-      regions_.emplace(reply.region, *mapped);
-      host_.codec.Run(
-          m.size, [region = *mapped] { region->Prefault(); },
-          [this, r, reply, keep = *mapped] { Reply(r, reply, StatusCode::kOk); });
-      return Admission::Handled();
-    }
-    reply.status = mapped.status();
-  }
-  Reply(r, reply, reply.status.code());
-  return Admission::Handled();
-}
-
-Admission Session::Handle(const RequestRef& r, const InFrame&, const wire::DeregisterRegion& m) {
-  auto it = regions_.find(m.region);
-  if (it == regions_.end())
-    return Refuse(r, Invalid("region " + std::to_string(m.region) + " is not registered"));
-  if (it->second->poisoned()) ++host_.stats.poisoned_regions;
-  region_bytes_ -= it->second->size();
-  host_.stats.region_bytes -= it->second->size();
-  --host_.stats.regions;
-  // Answered when the last job has let go of it: only then is the memory the client's again.
-  it->second->OnReleased([this, r] { host_.executor.Post([this, r] { ReplyStatus(r, {}); }); });
-  regions_.erase(it);
-  return Admission::Handled();
 }
 
 Admission Session::Handle(const RequestRef& r, const InFrame&, const wire::Lookup& m) {

@@ -17,6 +17,7 @@
 #include "daemon/net/staging.h"
 #include "daemon/store/codec_runner.h"
 #include "daemon/store/store.h"
+#include "kernels/shared_device.h"
 
 namespace dyna {
 
@@ -39,15 +40,19 @@ struct SessionHost {
   uint64_t instance_id = 0;
   std::string version;
   std::shared_ptr<StagingPool> staging;
-  NetStats stats;
+  NetStats stats{};
   bool draining = false;
+  SharedDevice* shared = nullptr;  // where clients' memory on the GPU is opened; null: nowhere
 
-  std::function<TenantId(uid_t)> tenant_of;
-  std::function<bool(uid_t)> is_operator;  // may set the budget
+  // `work` where it may block (the driver), then `done` on the loop. Also works when nothing
+  // computes any more.
+  std::function<void(std::function<void()> work, std::function<void()> done)> off_loop{};
+  std::function<TenantId(uid_t)> tenant_of{};
+  std::function<bool(uid_t)> is_operator{};  // may set the budget
   // Loads UCX on first use; the Status says why there is none.
-  std::function<Result<UcxTransport*>()> ucx;
+  std::function<Result<UcxTransport*>()> ucx{};
   // JSON for people (wire::Query); `tenant` sees its own blocks only.
-  std::function<Result<std::string>(const Caller&, const wire::Query&)> query;
+  std::function<Result<std::string>(const Caller&, const wire::Query&)> query{};
 };
 
 }  // namespace dyna

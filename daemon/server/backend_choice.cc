@@ -3,8 +3,11 @@
 #include <algorithm>
 #include <utility>
 
+#include "kernels/host_copy_backend.h"
+
 #ifdef DYNA_WITH_CUDA
 #include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/ipc_device.h"
 #endif
 
 namespace dyna {
@@ -20,9 +23,11 @@ Status OpenCuda(const config::Options& o, BackendChoice* choice) {
   CudaOptions options;
   options.lanes = static_cast<int>(std::clamp(o.server.codec_threads, 1u, kMaxLanes));
   options.isa = o.server.isa;
+  DYNA_ASSIGN_OR_RETURN(std::unique_ptr<SharedDevice> shared, MakeIpcDevice());
+  options.shared = shared.get();
   DYNA_ASSIGN_OR_RETURN(std::unique_ptr<Backend> device, MakeCudaBackend(options));
   DYNA_ASSIGN_OR_RETURN(std::unique_ptr<Backend> cpu, MakeCpuBackend(o.server.isa));
-  *choice = WithFallback(std::move(device), std::move(cpu));
+  *choice = WithFallback(std::move(device), std::move(cpu), std::move(shared));
   choice->gpu = found.gpu;
   choice->driver = found.driver;
   return {};
@@ -46,8 +51,11 @@ Status CheckBackend(const config::Options& o) {
   return {};
 }
 
-BackendChoice WithFallback(std::unique_ptr<Backend> device, std::unique_ptr<Backend> cpu) {
+BackendChoice WithFallback(std::unique_ptr<Backend> device, std::unique_ptr<Backend> cpu,
+                           std::unique_ptr<SharedDevice> shared) {
   BackendChoice choice;
+  if (shared) cpu = std::make_unique<HostCopyBackend>(std::move(cpu), shared.get());
+  choice.shared = std::move(shared);
   auto both = std::make_unique<FallbackBackend>(std::move(device), std::move(cpu));
   choice.device = both.get();
   choice.backend = std::move(both);

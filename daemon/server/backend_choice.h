@@ -7,11 +7,14 @@
 #include "daemon/config/options.h"
 #include "kernels/backend.h"
 #include "kernels/fallback_backend.h"
+#include "kernels/shared_device.h"
 #include "schemas/status.h"
 
 namespace dyna {
 
 struct BackendChoice {
+  // Clients' memory on the backend's device; null on the CPU. Outlives `backend`.
+  std::unique_ptr<SharedDevice> shared;
   std::unique_ptr<Backend> backend;
   // `backend` itself where it is a device's with the CPU behind it, else null.
   FallbackBackend* device = nullptr;
@@ -27,6 +30,8 @@ Status CheckBackend(const config::Options& options);
 Result<BackendChoice> ChooseBackend(const config::Options& options);
 
 // `device` with `cpu` behind it, as ChooseBackend makes it. For tests that bring their own device.
-BackendChoice WithFallback(std::unique_ptr<Backend> device, std::unique_ptr<Backend> cpu);
+// `shared`: what both can follow addresses of, or null.
+BackendChoice WithFallback(std::unique_ptr<Backend> device, std::unique_ptr<Backend> cpu,
+                           std::unique_ptr<SharedDevice> shared = nullptr);
 
 }  // namespace dyna

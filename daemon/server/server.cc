@@ -1,13 +1,10 @@
 #include "daemon/server/server.h"
 
 #include <signal.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <filesystem>
 
 #include "client/base/asio.h"
@@ -22,6 +19,7 @@
 #include "daemon/admin/status_view.h"
 #include "daemon/config/config.h"
 #include "daemon/net/listener.h"
+#include "daemon/server/arena_warmer.h"
 #include "daemon/server/backend_choice.h"
 #include "daemon/server/codec_pool.h"
 #include "daemon/server/store_mapping.h"
@@ -54,7 +52,6 @@ struct Server::Impl {
 
   admin::Snapshot Snapshot() const;
   void ArmTick();
-  void Prefault(uint64_t from);
   void OnSignal(int signal);
   void Reload();
   void Stop(std::chrono::milliseconds drain, std::chrono::milliseconds grace);
@@ -74,6 +71,7 @@ struct Server::Impl {
   std::unique_ptr<SpillPool> disk_threads;
   std::unique_ptr<SpillStore> spill, bank;
   std::unique_ptr<Arena> arena;
+  std::unique_ptr<ArenaWarmer> warmer;
   std::unique_ptr<Store> store;
   std::unique_ptr<UcxTransport> ucx;
   std::unique_ptr<SessionHost> host;
@@ -131,6 +129,8 @@ admin::Snapshot Server::Impl::Snapshot() const {
     s.auth_failures = n.auth_failures;
     s.regions = n.regions;
     s.region_bytes = n.region_bytes;
+    s.device_regions = n.device_regions;
+    s.pinned_bytes = warmer->pinned_bytes();
     s.poisoned_regions = n.poisoned_regions;
     s.inflight_requests = n.inflight_requests;
     s.staging_bytes = host->staging->out_bytes() + host->staging->idle_bytes();
@@ -167,26 +167,6 @@ void Server::Impl::ArmTick() {
       ArmTick();
     });
   });
-}
-
-// First touch costs more than a put's copy. Done beside the service, a piece at a time: serving
-// what outlived us does not wait for it.
-void Server::Impl::Prefault(uint64_t from) {
-  constexpr uint64_t kPiece = 64u << 20;
-  if (stopping || from >= arena->capacity()) return;
-  const uint64_t bytes = std::min(kPiece, arena->capacity() - from);
-  auto error = std::make_shared<int>(0);
-  codec->Run(
-      bytes,
-      [base = arena->base() + from, bytes, error] {
-        if (madvise(base, bytes, MADV_POPULATE_WRITE) != 0) *error = errno;
-      },
-      [this, from, bytes, error] {
-        if (*error == 0)
-          Prefault(from + bytes);
-        else
-          LogWarn("arena: not pre-faulted: {}", std::strerror(*error));
-      });
 }
 
 Result<UcxTransport*> Server::Impl::Ucx() {
@@ -249,6 +229,7 @@ void Server::Impl::Stop(std::chrono::milliseconds drain, std::chrono::millisecon
     return;
   }
   stopping = true;
+  warmer->Stop();
   LogInfo("stopping: {} clients, {} blocks in memory", listener ? listener->sessions() : 0,
           store->stats().host.blocks);
   admin::SdNotify("STOPPING=1");
@@ -312,6 +293,9 @@ Result<std::unique_ptr<Server>> Server::Build(config::Options options, BackendCh
   auto arena = Arena::Create({o.arena.bytes, 0, /*prefault=*/false});
   if (!arena.ok()) return arena.status();
   s.arena = std::move(*arena);
+  s.warmer = std::make_unique<ArenaWarmer>(
+      *s.arena, *s.codec, s.backend.shared.get(), s.clock,
+      ArenaWarmer::Wanted{o.arena.prefault, o.arena.pinned && s.backend.shared != nullptr});
   s.store = std::make_unique<Store>(Store::Parts{s.clock, s.executor, *s.codec, *s.backend.backend,
                                                  *s.arena, s.spill.get(), s.bank.get()},
                                     StoreOptionsOf(o));
@@ -322,21 +306,22 @@ Result<std::unique_ptr<Server>> Server::Build(config::Options options, BackendCh
     if (p->listener) p->listener->RevokeLease(session, lease);
   });
 
-  s.host.reset(new SessionHost{s.loop,
-                               s.executor,
-                               s.clock,
-                               *s.store,
-                               *s.codec,
-                               NetLimitsOf(o),
-                               RandomU64(),
-                               DYNA_VERSION,
-                               StagingPool::Create(o.limits.request_bytes * 4, 256u << 20),
-                               {},
-                               false,
-                               {},
-                               {},
-                               {},
-                               {}});
+  s.host.reset(
+      new SessionHost{.loop = s.loop,
+                      .executor = s.executor,
+                      .clock = s.clock,
+                      .store = *s.store,
+                      .codec = *s.codec,
+                      .limits = NetLimitsOf(o),
+                      .instance_id = RandomU64(),
+                      .version = DYNA_VERSION,
+                      .staging = StagingPool::Create(o.limits.request_bytes * 4, 256u << 20),
+                      .shared = s.backend.shared.get()});
+  s.host->off_loop = [p = impl.get()](std::function<void()> work, std::function<void()> done) {
+    if (p->codec) return p->codec->Run(SIZE_MAX, std::move(work), std::move(done));
+    work();  // stopping: no thread computes any more
+    p->executor.Post(std::move(done));
+  };
   s.host->tenant_of = [p = impl.get()](uid_t uid) { return TenantOfUid(p->options, uid); };
   s.host->is_operator = [](uid_t uid) { return uid == 0 || uid == geteuid(); };
   s.host->ucx = [p = impl.get()] { return p->Ucx(); };
@@ -382,8 +367,10 @@ Server::~Server() {
   s.loop.poll();  // the last completions
   s.store.reset();
   s.ucx.reset();
+  s.warmer.reset();
   s.arena.reset();
   s.backend.backend.reset();
+  s.backend.shared.reset();
   if (!s.device_lost.empty()) ::alarm(0);  // closed in time
 }
 
@@ -437,7 +424,7 @@ int Server::Run() {
             s.http ? "http://" + s.options.admin.address + ":" + std::to_string(s.http->port())
                    : "off");
     admin::SdNotify("READY=1");
-    if (s.options.arena.prefault) s.Prefault(0);
+    s.warmer->Start();
   });
   s.loop.run();
   LogInfo("stopped");

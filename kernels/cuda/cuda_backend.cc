@@ -7,8 +7,10 @@
 #include <vector>
 
 #include "kernels/cuda/device_memory.h"
+#include "kernels/cuda/device_rows.h"
 #include "kernels/cuda/host_rows.h"
 #include "kernels/cuda/lane.h"
+#include "kernels/host_copy_backend.h"
 
 namespace dyna {
 namespace cuda {
@@ -74,7 +76,9 @@ class CudaBackend final : public Backend {
     InChunks(
         jobs, [](const EncodeJob& job) { return job.id.head_dim; },
         [](const EncodeJob& job) {
-          return KvBytes(job.id.kv_heads, job.id.head_dim, job.id.dtype) + OutBytes(job);
+          return OutBytes(job) + (InPlace(job.source)
+                                      ? 0
+                                      : KvBytes(job.id.kv_heads, job.id.head_dim, job.id.dtype));
         },
         &Lane::Encode, [this](EncodeJob& job) { cpu_->Encode(std::span(&job, 1)); });
   }
@@ -84,7 +88,7 @@ class CudaBackend final : public Backend {
         [](const DecodeJob& job) {
           const auto header = ParseSegmentHeader(job.segment);
           const int heads = job.head_end - job.head_begin;
-          return job.segment.size() + (header.ok() && heads > 0
+          return job.segment.size() + (header.ok() && heads > 0 && !InPlace(job.target)
                                            ? KvBytes(heads, header->id.head_dim, job.target.dtype)
                                            : 0);
         },
@@ -211,6 +215,8 @@ Result<std::unique_ptr<Backend>> MakeCudaBackend(const CudaOptions& options) {
   if (!device.ok()) return device.status();
   DYNA_RETURN_IF_ERROR(cuda::SleepWhileWaiting());
   DYNA_ASSIGN_OR_RETURN(std::unique_ptr<Backend> cpu, MakeCpuBackend(options.isa));
+  if (options.shared != nullptr)
+    cpu = std::make_unique<HostCopyBackend>(std::move(cpu), options.shared);
   auto backend = std::make_unique<cuda::CudaBackend>(std::move(cpu));
   DYNA_RETURN_IF_ERROR(backend->Open(options.lanes));
   return std::unique_ptr<Backend>(std::move(backend));

@@ -1,5 +1,6 @@
-// The backend on a CUDA device, for jobs in host memory: they are copied once into pinned memory,
-// coded on the device by the batches of device_batch.h, and copied back.
+// The backend on a CUDA device: host memory is copied once into pinned memory, coded on the device
+// by the batches of device_batch.h, and copied back. K and V that are on the device already are
+// read and written where they lie; segments are the host's.
 //
 // Head sizes without kernels (tile_kernels.h), and what is not yet worth the trip (scores,
 // moments), run on the CPU backend: same bytes, same bounds. Calls from several threads run beside
@@ -12,6 +13,7 @@
 #include <string_view>
 
 #include "kernels/backend.h"
+#include "kernels/shared_device.h"
 
 namespace dyna {
 
@@ -24,6 +26,8 @@ struct CudaOptions {
   // Calls at once. Each takes pinned and device memory for what it stages: 16 to 128 MiB of both.
   int lanes = 4;
   std::string_view isa = "auto";  // of the CPU backend beside it
+  // With it that backend, too, may have jobs whose K and V are on the device. Outlives this one.
+  SharedDevice* shared = nullptr;
 };
 
 // The first device of this process. UNSUPPORTED, with the reason, where there is none.

@@ -77,6 +77,23 @@ Status CopyToHost(std::byte* to, const std::byte* from, size_t bytes, CUstream_s
   if (bytes == 0) return {};
   return Check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream), "copy out");
 }
+Status CopyRows(std::byte* to, int64_t to_stride, const std::byte* from, int64_t from_stride,
+                size_t row_bytes, size_t rows, CUstream_st* stream) {
+  const auto row = static_cast<int64_t>(row_bytes);
+  const bool pitched = to_stride >= row && from_stride >= row;  // else row by row: rare
+  const size_t calls = pitched ? 1 : rows, height = pitched ? rows : 1;
+  const auto to_pitch = static_cast<size_t>(pitched ? to_stride : row);
+  const auto from_pitch = static_cast<size_t>(pitched ? from_stride : row);
+  for (size_t i = 0; i < calls; ++i, to += to_stride, from += from_stride) {
+    const cudaError_t e =
+        stream == nullptr
+            ? cudaMemcpy2D(to, to_pitch, from, from_pitch, row_bytes, height, cudaMemcpyDefault)
+            : cudaMemcpy2DAsync(to, to_pitch, from, from_pitch, row_bytes, height,
+                                cudaMemcpyDefault, stream);
+    DYNA_RETURN_IF_ERROR(Check(e, "copy of rows"));
+  }
+  return {};
+}
 Status ZeroDevice(std::byte* at, size_t bytes, CUstream_st* stream) {
   if (bytes == 0) return {};
   return Check(cudaMemsetAsync(at, 0, bytes, stream), "zero");

@@ -62,6 +62,10 @@ class PinnedMemory {
 // Asynchronous copies; the host side is pinned for them to be so.
 Status CopyToDevice(std::byte* to, const std::byte* from, size_t bytes, CUstream_st* stream);
 Status CopyToHost(std::byte* to, const std::byte* from, size_t bytes, CUstream_st* stream);
+// Rows between any two places that the device or the host has, at any strides. On `stream` where
+// one is given (then both are of the device), else done on return.
+Status CopyRows(std::byte* to, int64_t to_stride, const std::byte* from, int64_t from_stride,
+                size_t row_bytes, size_t rows, CUstream_st* stream = nullptr);
 Status ZeroDevice(std::byte* at, size_t bytes, CUstream_st* stream);
 Status WaitFor(CUstream_st* stream);
 

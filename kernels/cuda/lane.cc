@@ -5,12 +5,13 @@
 #include <string>
 #include <vector>
 
+#include "kernels/cuda/device_rows.h"
 #include "kernels/cuda/host_rows.h"
 
 namespace dyna::cuda {
 namespace {
 
-// What the device wrote of one segment, to whoever asked for it.
+// What the device wrote of one segment, to whoever asked for it. Null: it is there.
 template <class DeviceJob, class Job>
 void Deliver(const DeviceJob& from, const std::byte* bytes, Job* job) {
   job->status = from.status;
@@ -22,7 +23,11 @@ void Deliver(const DeviceJob& from, const std::byte* bytes, Job* job) {
                            std::to_string(job->out.size()));
     return;
   }
-  std::memcpy(job->out.data(), bytes, job->bytes);
+  if (bytes != nullptr) std::memcpy(job->out.data(), bytes, job->bytes);
+}
+
+bool All(const std::vector<bool>& flags) {
+  return std::find(flags.begin(), flags.end(), false) == flags.end();
 }
 
 }  // namespace
@@ -35,19 +40,58 @@ size_t OutBytes(const EncodeJob& job) {
   return std::max(most, EncodedBytes(job.id, plan, job.pins, job.basis));
 }
 
-// Uploads, runs and collects the batch that was planned; then `staging` is on the host again.
-Status Lane::RunBatch() {
+Status Lane::BeginIn(size_t bytes) {
+  from_host_.Begin();
+  staged_in_ = false;
+  return in_.Begin(bytes);
+}
+
+std::byte* Lane::TakeSegment(std::span<const std::byte> segment) {
+  const size_t at = in_.Take(segment.size());
+  if (HostPins::Covers(segment)) {
+    from_host_.Add(in_.device(at), segment.data(), segment.size());
+  } else {
+    std::memcpy(in_.host(at), segment.data(), segment.size());
+    staged_in_ = true;
+  }
+  return in_.device(at);
+}
+
+Status Lane::SendIn() {
+  if (staged_in_) DYNA_RETURN_IF_ERROR(in_.In(stream_.get()));
+  return from_host_.Launch(stream_.get());
+}
+
+template <class DeviceJob, class Job>
+std::vector<bool> Lane::PlanOut(const std::vector<DeviceJob>& batch,
+                                const std::vector<Job*>& owners, const std::vector<size_t>& at) {
+  std::vector<bool> direct(batch.size(), false);
+  to_host_.Begin();
+  for (size_t i = 0; i < batch.size(); ++i) {
+    const std::span<std::byte> out = owners[i]->out;
+    const size_t bytes = batch[i].place.bytes;
+    if (!batch[i].status.ok() || bytes > out.size() || !HostPins::Covers(out.first(bytes)))
+      continue;
+    to_host_.Add(out.data(), out_.device(at[i]), bytes);
+    direct[i] = true;
+  }
+  return direct;
+}
+
+Status Lane::RunBatch(bool stage) {
   DYNA_RETURN_IF_ERROR(out_.Zero(stream_.get()));
   DYNA_RETURN_IF_ERROR(batch_.Upload(stream_.get()));
   DYNA_RETURN_IF_ERROR(batch_.Launch(stream_.get()));
-  DYNA_RETURN_IF_ERROR(out_.Out(stream_.get()));
+  if (stage) DYNA_RETURN_IF_ERROR(out_.Out(stream_.get()));
+  DYNA_RETURN_IF_ERROR(to_host_.Launch(stream_.get()));
   return batch_.Collect(stream_.get());
 }
 
 Status Lane::Encode(std::span<EncodeJob*> jobs) {
   size_t in_bytes = 0, out_bytes = 0;
   for (EncodeJob* job : jobs) {
-    in_bytes += Staging::RoundUp(KvBytes(job->id.kv_heads, job->id.head_dim, job->id.dtype));
+    if (!InPlace(job->source))
+      in_bytes += Staging::RoundUp(KvBytes(job->id.kv_heads, job->id.head_dim, job->id.dtype));
     out_bytes += Staging::RoundUp(OutBytes(*job));
   }
   DYNA_RETURN_IF_ERROR(in_.Begin(in_bytes));
@@ -64,12 +108,17 @@ Status Lane::Encode(std::span<EncodeJob*> jobs) {
       job->status = Invalid("source: no memory");
     if (job->status.ok()) job->status = CheckPlan(job->id, job->plan, job->basis);
     if (!job->status.ok()) continue;
-    const size_t from = in_.Take(KvBytes(job->id.kv_heads, job->id.head_dim, job->id.dtype));
-    Gather(job->source, job->id.kv_heads, job->id.head_dim, in_.host(from));
-    at.push_back(out_.Take(OutBytes(*job)));
     DeviceEncode d;
     d.id = job->id;
-    d.source = Contiguous(in_.device(from), job->id.head_dim, job->id.dtype);
+    if (InPlace(job->source)) {
+      d.source = RowsAt(job->source);
+    } else {
+      const size_t from = in_.Take(KvBytes(job->id.kv_heads, job->id.head_dim, job->id.dtype));
+      d.source = Contiguous(in_.device(from), job->id.head_dim, job->id.dtype);
+      if (!job->source.on_device)
+        Gather(job->source, job->id.kv_heads, job->id.head_dim, in_.host(from));
+    }
+    at.push_back(out_.Take(OutBytes(*job)));
     DYNA_ASSIGN_OR_RETURN(d.basis, cache_.Get(job->basis));
     DYNA_ASSIGN_OR_RETURN(d.rope, cache_.Get(job->rope));
     d.pins = job->pins;
@@ -83,10 +132,18 @@ Status Lane::Encode(std::span<EncodeJob*> jobs) {
   }
   for (size_t i = 0; i < batch.size(); ++i) batch[i].plan = plans[i];
   DYNA_RETURN_IF_ERROR(in_.In(stream_.get()));
-  // Again for those with a level that is not possible; the sources are the copies made above.
+  for (size_t i = 0; i < batch.size(); ++i) {
+    const KvView& source = owners[i]->source;
+    if (source.on_device && !InPlace(source))
+      DYNA_RETURN_IF_ERROR(MoveRows(source, batch[i].source, batch[i].id.kv_heads,
+                                    batch[i].id.head_dim, true, stream_.get()));
+  }
+  // Again for those with a level that is not possible; the sources are the copies made above, or
+  // what a client has on the device: one that writes there meanwhile harms its own block.
   while (!batch.empty()) {
     batch_.PlanEncode(batch);
-    DYNA_RETURN_IF_ERROR(RunBatch());
+    const std::vector<bool> direct = PlanOut(batch, owners, at);
+    DYNA_RETURN_IF_ERROR(RunBatch(!All(direct)));
     size_t kept = 0;
     for (size_t i = 0; i < batch.size(); ++i) {
       DeviceEncode& d = batch[i];
@@ -102,7 +159,7 @@ Status Lane::Encode(std::span<EncodeJob*> jobs) {
         ++kept;
         continue;
       }
-      Deliver(d, out_.host(at[i]), owners[i]);
+      Deliver(d, direct[i] ? nullptr : out_.host(at[i]), owners[i]);
     }
     batch.resize(kept);
     plans.resize(kept);
@@ -134,36 +191,46 @@ Status Lane::Decode(std::span<DecodeJob*> jobs) {
     places.push_back(PlaceOf(*view));
     owners.push_back(job);
     in_bytes += Staging::RoundUp(view->bytes().size());
-    out_bytes += Staging::RoundUp(KvBytes(heads, id.head_dim, job->target.dtype));
+    if (!InPlace(job->target))
+      out_bytes += Staging::RoundUp(KvBytes(heads, id.head_dim, job->target.dtype));
   }
-  DYNA_RETURN_IF_ERROR(in_.Begin(in_bytes));
+  DYNA_RETURN_IF_ERROR(BeginIn(in_bytes));
   DYNA_RETURN_IF_ERROR(out_.Begin(out_bytes));
+  to_host_.Begin();
   for (size_t i = 0; i < owners.size(); ++i) {
     const DecodeJob* job = owners[i];
     const SegmentId& id = places[i].id;
-    const size_t from = in_.Take(places[i].bytes);
-    std::memcpy(in_.host(from), job->segment.data(), places[i].bytes);
-    at.push_back(
-        out_.Take(KvBytes(job->head_end - job->head_begin, id.head_dim, job->target.dtype)));
+    at.push_back(InPlace(job->target) ? 0
+                                      : out_.Take(KvBytes(job->head_end - job->head_begin,
+                                                          id.head_dim, job->target.dtype)));
     DeviceDecode d;
     d.place = &places[i];
-    d.segment = in_.device(from);
+    d.segment = TakeSegment(job->segment.first(places[i].bytes));
     DYNA_ASSIGN_OR_RETURN(d.basis, cache_.Get(job->basis));
     DYNA_ASSIGN_OR_RETURN(d.rope, cache_.Get(job->rope));
     d.head_begin = job->head_begin;
     d.head_end = job->head_end;
-    d.target = Contiguous(out_.device(at.back()), id.head_dim, job->target.dtype);
+    d.target = InPlace(job->target)
+                   ? RowsAt(job->target)
+                   : Contiguous(out_.device(at.back()), id.head_dim, job->target.dtype);
     batch.push_back(d);
   }
-  DYNA_RETURN_IF_ERROR(in_.In(stream_.get()));
+  DYNA_RETURN_IF_ERROR(SendIn());
   batch_.PlanDecode(batch);
-  DYNA_RETURN_IF_ERROR(RunBatch());
+  DYNA_RETURN_IF_ERROR(RunBatch(true));
+  bool moved = false;
   for (size_t i = 0; i < owners.size(); ++i) {
     DecodeJob* job = owners[i];
     job->status = batch[i].status;
     if (!job->status.ok()) continue;
-    const int heads = job->head_end - job->head_begin;
-    Scatter(out_.host(at[i]), heads, places[i].id.head_dim, job->target);
+    const int heads = job->head_end - job->head_begin, dim = places[i].id.head_dim;
+    if (!job->target.on_device) {
+      Scatter(out_.host(at[i]), heads, dim, job->target);
+    } else if (!InPlace(job->target)) {
+      DYNA_RETURN_IF_ERROR(
+          MoveRows(job->target, batch[i].target, heads, dim, false, stream_.get()));
+      moved = true;
+    }
     for (size_t h = 0; h < job->live.size(); ++h) {
       const TilePlan& plan =
           places[i].tiles[static_cast<size_t>(job->head_begin - places[i].id.head0) + h].plan;
@@ -171,7 +238,7 @@ Status Lane::Decode(std::span<DecodeJob*> jobs) {
       job->live[h] = none ? 0 : plan.live;
     }
   }
-  return {};
+  return moved ? WaitFor(stream_.get()) : Status();
 }
 
 Status Lane::Transcode(std::span<TranscodeJob*> jobs) {
@@ -190,16 +257,14 @@ Status Lane::Transcode(std::span<TranscodeJob*> jobs) {
     in_bytes += Staging::RoundUp(places.back().bytes);
   }
   // Never more bits, so never more bytes.
-  DYNA_RETURN_IF_ERROR(in_.Begin(in_bytes));
+  DYNA_RETURN_IF_ERROR(BeginIn(in_bytes));
   DYNA_RETURN_IF_ERROR(out_.Begin(in_bytes));
   for (size_t i = 0; i < owners.size(); ++i) {
     TranscodeJob* job = owners[i];
-    const size_t from = in_.Take(places[i].bytes);
-    std::memcpy(in_.host(from), job->segment.data(), places[i].bytes);
     at.push_back(out_.Take(places[i].bytes));
     DeviceTranscode d;
     d.from = &places[i];
-    d.segment = in_.device(from);
+    d.segment = TakeSegment(job->segment.first(places[i].bytes));
     DYNA_ASSIGN_OR_RETURN(d.basis, cache_.Get(job->basis));
     DYNA_ASSIGN_OR_RETURN(d.rope, cache_.Get(job->rope));
     plans.emplace_back(job->plan.begin(), job->plan.end());
@@ -208,12 +273,13 @@ Status Lane::Transcode(std::span<TranscodeJob*> jobs) {
     d.measure = job->measure;
     batch.push_back(std::move(d));
   }
-  DYNA_RETURN_IF_ERROR(in_.In(stream_.get()));
+  DYNA_RETURN_IF_ERROR(SendIn());
   std::vector<bool> done(owners.size(), false);
   for (size_t round = 0, left = owners.size(); left > 0; ++round) {
     for (size_t i = 0; i < batch.size(); ++i) batch[i].plan = plans[i];
     batch_.PlanTranscode(batch);  // those that are done are done again: rare, and the same
-    DYNA_RETURN_IF_ERROR(RunBatch());
+    const std::vector<bool> direct = PlanOut(batch, owners, at);
+    DYNA_RETURN_IF_ERROR(RunBatch(!All(direct)));
     for (size_t i = 0; i < batch.size(); ++i) {
       if (done[i]) continue;
       DeviceTranscode& d = batch[i];
@@ -229,7 +295,7 @@ Status Lane::Transcode(std::span<TranscodeJob*> jobs) {
       }
       done[i] = true;
       --left;
-      Deliver(d, out_.host(at[i]), owners[i]);
+      Deliver(d, direct[i] ? nullptr : out_.host(at[i]), owners[i]);
     }
   }
   return {};
@@ -247,8 +313,9 @@ Status Lane::Quantise(std::span<const uint16_t> rows, int d, uint64_t live, uint
   job->pins = pins;
   job->tile = out_.device(to);
   DYNA_RETURN_IF_ERROR(in_.In(stream_.get()));
+  to_host_.Begin();
   batch_.PlanQuantise(std::span(job, 1));
-  DYNA_RETURN_IF_ERROR(RunBatch());
+  DYNA_RETURN_IF_ERROR(RunBatch(true));
   if ((job->flags & kBadValue) != 0) return Invalid("a value or scale is outside the range of f16");
   if ((job->flags & kAboveTop) != 0) return TooLarge("a scale is above the top of LOG8");
   if (job->flags != 0) return Invalid("a value or scale is outside the range of f16");

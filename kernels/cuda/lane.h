@@ -1,6 +1,6 @@
-// One way to the device and back for jobs in host memory: pinned staging, a stream, a batch, and
-// its own copies of bases and ropes. Lanes share nothing, so that copies and kernels of one run
-// beside those of another.
+// One way to the device and back: pinned staging for what is in host memory (K and V that are on
+// the device are coded where they lie), a stream, a batch, and its own copies of bases and ropes.
+// Lanes share nothing, so that copies and kernels of one run beside those of another.
 //
 // Thread rule: belongs to one thread at a time.
 #pragma once
@@ -12,6 +12,7 @@
 #include "kernels/backend.h"
 #include "kernels/cuda/device_batch.h"
 #include "kernels/cuda/device_cache.h"
+#include "kernels/cuda/span_copier.h"
 #include "kernels/cuda/staging.h"
 
 namespace dyna::cuda {
@@ -36,7 +37,17 @@ class Lane {
                     int8_t v_exp, int d, std::span<uint16_t> out, DequantiseJob job);
 
  private:
-  Status RunBatch();
+  // Segments in, of at most so many rounded bytes in all. Where the device reaches them by itself
+  // they need no staging of the host.
+  Status BeginIn(size_t bytes);
+  std::byte* TakeSegment(std::span<const std::byte> segment);  // where it will be on the device
+  Status SendIn();
+  // Segments out: which of them the device puts where they belong.
+  template <class DeviceJob, class Job>
+  std::vector<bool> PlanOut(const std::vector<DeviceJob>& batch, const std::vector<Job*>& owners,
+                            const std::vector<size_t>& at);
+  // What was planned; `stage`: out_ is wanted on the host, too.
+  Status RunBatch(bool stage);
 
   struct Scoring;
   Status StageScore(const ScoreJob& job, Scoring* scoring);
@@ -48,6 +59,8 @@ class Lane {
   DeviceCache cache_;
   Stream stream_;
   Staging in_, out_, mass_;
+  SpanCopier from_host_, to_host_;  // segments where the device reaches them
+  bool staged_in_ = false;          // some of in_ comes from the host's side of it
   DeviceMemory decoded_, partial_;  // of scores
   DeviceBatch batch_;
 };

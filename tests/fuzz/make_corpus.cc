@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <sstream>
 #include <string>
 
@@ -32,6 +33,7 @@ void Write(const std::string& door, const std::string& name, std::span<const std
 void Wire(const fs::path& golden) {
   std::ifstream lines(golden / "wire_v1.txt");
   std::string line;
+  std::map<std::string, int> seen;  // a type that has changed has several lines
   while (std::getline(lines, line)) {
     std::istringstream words(line);
     std::string name, hex;
@@ -39,6 +41,7 @@ void Wire(const fs::path& golden) {
     std::vector<std::byte> bytes;
     for (size_t i = 0; i + 1 < hex.size(); i += 2)
       bytes.push_back(static_cast<std::byte>(std::stoi(hex.substr(i, 2), nullptr, 16)));
+    if (const int n = ++seen[name]; n > 1) name += "-" + std::to_string(n);
     if (bytes.size() < 4096) Write("wire", name, bytes);
   }
 }

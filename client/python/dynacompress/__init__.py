@@ -8,11 +8,11 @@
         context.fetch(lease, kv[:, 0, :, : 64 * lease.run], kv[:, 1, :, : 64 * lease.run])
 """
 
-from ._client import ROOT, Client, Context, Lease, block_hashes
+from ._client import ROOT, Client, Context, GpuRegion, Lease, block_hashes
 from ._errors import Error
 from ._types import ContextSpec, Hit, Layer, Rope
 
 __all__ = [
-    "ROOT", "Client", "Context", "ContextSpec", "Error", "Hit", "Layer", "Lease", "Rope",
+    "ROOT", "Client", "Context", "ContextSpec", "Error", "GpuRegion", "Hit", "Layer", "Lease", "Rope",
     "block_hashes",
 ]  # fmt: skip

@@ -60,13 +60,57 @@ class Lease:
         self.release()
 
 
+def _handle_of(stream: Any) -> int | None:
+    """A CUDA stream as put and fetch take it: torch's, CuPy's, a cudaStream_t, or None."""
+    for name in ("cuda_stream", "ptr"):
+        stream = getattr(stream, name, stream)
+    return None if stream is None else int(stream)
+
+
+class GpuRegion:
+    """An array's memory on a GPU that the daemon reads and writes in place: a context manager.
+
+    Keeps the array. Release it before the memory is used for something else by somebody else.
+    """
+
+    def __init__(self, core: _core.GpuRegion, client: _core.Client, array: Any) -> None:
+        self._core = core
+        self._client = client
+        self._array = array
+
+    @property
+    def size(self) -> int:
+        """Bytes; 0 once it is released."""
+        return int(self._core.size)
+
+    def release(self) -> None:
+        """Waits until the daemon has let go of it. May be called twice."""
+        self._core.release()
+        self._array = None
+
+    def __enter__(self) -> GpuRegion:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+
 class Context:
     """One model at one daemon. All methods block, release the GIL and may be called from threads.
 
-    Arrays are anything with DLPack or the buffer protocol (numpy, torch on the CPU). `axes` names
+    Arrays are anything with DLPack or the buffer protocol (numpy, torch), on a GPU also with
+    `__cuda_array_interface__`. `axes` names
     their dimensions: l layers (absent: one), b blocks, t tokens (without b: whole blocks of 64),
     h kv heads, d channels. Any strides are fine as long as a row of d is contiguous. Memory of
-    `Client.empty` is read and written in place by the daemon; other memory costs one copy.
+    `Client.empty` is read and written in place by the daemon; other memory costs one copy. Memory of
+    a GPU is used in place once it is registered (`Client.register_gpu`), else copied through the host.
+    Before the daemon touches it what was submitted to `stream` (torch's, CuPy's or a number; None:
+    to the GPU, in this process) is waited for; afterwards its bytes are there for every stream.
     `layers` and `heads` are what this worker holds of the model (tensor and pipeline parallelism).
     """
 
@@ -106,6 +150,7 @@ class Context:
         ttl: float = 0.0,
         dtype: str | None = None,
         deadline: float | None = None,
+        stream: Any = None,
     ) -> list[tuple[str, float, int]]:
         """Puts K and V of consecutive blocks, of `layer` and the layers after it in the arrays.
 
@@ -116,6 +161,7 @@ class Context:
         return self._core.put(
             list(hashes), k, v, axes, dtype, layer, parent, first_index, self._layers, self._heads,
             quality, persistent, ttl, self._deadline if deadline is None else deadline,
+            _handle_of(stream),
         )  # fmt: skip
 
     def lookup(
@@ -155,6 +201,7 @@ class Context:
         beyond_windows: bool = False,
         dtype: str | None = None,
         deadline: float | None = None,
+        stream: Any = None,
     ) -> dict[str, Any]:
         """Decodes blocks of the lease, from its `block`-th, into the arrays.
 
@@ -170,6 +217,7 @@ class Context:
         return self._core.fetch(
             lease._core, k, v, axes, dtype, layer, self._heads[0] if head is None else head, block,
             as_stored, masks, beyond_windows, self._deadline if deadline is None else deadline,
+            _handle_of(stream),
         )  # fmt: skip
 
     def report_queries(
@@ -239,6 +287,15 @@ class Client:
         kind = np.dtype(dtype)
         size = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
         return self._core.empty(size)[:size].view(kind).reshape(tuple(shape))
+
+    def register_gpu(self, array: Any) -> GpuRegion:
+        """Lets the daemon, on the same GPU, read and write an array's memory there in place.
+
+        The array: torch or CuPy (cudaMalloc: not torch's expandable_segments). The daemon could read
+        and write the whole allocation that it lies in. Raises Error, with the reason, where that
+        cannot be done; put and fetch of the array work all the same, through the host.
+        """
+        return GpuRegion(self._core.register_gpu(array), self._core, array)
 
     def open_context(
         self,

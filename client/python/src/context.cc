@@ -39,14 +39,15 @@ nb::list SegmentsOf(const std::vector<wire::SegmentStatus>& segments) {
   return out;
 }
 
-nb::list Put(Context& c, const std::vector<nb::bytes>& hashes, AnyConstArray k, AnyConstArray v,
+nb::list Put(Context& c, const std::vector<nb::bytes>& hashes, nb::object k, nb::object v,
              const std::string& axes, std::optional<std::string> dtype, int layer,
              std::optional<nb::bytes> parent, uint32_t first_index, std::pair<int, int> layers,
              std::pair<int, int> heads, const std::string& quality, bool persistent, double ttl,
-             double deadline) {
+             double deadline, std::optional<uint64_t> stream) {
   Extents e;
   PutRequest request;
-  request.source = MemoryOf(k.data(), k, v.data(), v, axes, dtype, &e);
+  const KvArray k_array = ArrayOf(k, false, "k"), v_array = ArrayOf(v, false, "v");
+  request.source = MemoryOf(k_array, v_array, axes, dtype, stream, &e);
   request.hashes = HashesOf(hashes);
   if (request.hashes.size() != e.blocks)
     Raise(Invalid(std::to_string(hashes.size()) + " hashes for " + std::to_string(e.blocks) +
@@ -73,13 +74,13 @@ nb::list Put(Context& c, const std::vector<nb::bytes>& hashes, AnyConstArray k, 
   return SegmentsOf(result.segments);
 }
 
-nb::dict Fetch(Context& c, PyLease& lease, AnyArray k, AnyArray v, const std::string& axes,
+nb::dict Fetch(Context& c, PyLease& lease, nb::object k, nb::object v, const std::string& axes,
                std::optional<std::string> dtype, int layer, int head, int block, bool as_stored,
-               bool masks, bool beyond_windows, double deadline) {
+               bool masks, bool beyond_windows, double deadline, std::optional<uint64_t> stream) {
   Extents e;
   FetchRequest request;
-  request.target =
-      MemoryOf(k.data(), AnyConstArray(k), v.data(), AnyConstArray(v), axes, dtype, &e);
+  const KvArray k_array = ArrayOf(k, true, "k"), v_array = ArrayOf(v, true, "v");
+  request.target = MemoryOf(k_array, v_array, axes, dtype, stream, &e);
   request.layer_begin = static_cast<uint16_t>(layer);
   request.layer_count = static_cast<uint16_t>(e.layers);
   request.head_begin = static_cast<uint16_t>(head);
@@ -199,7 +200,7 @@ void RegisterContext(nb::module_& m) {
       .def("put", &Put, nb::arg("hashes"), nb::arg("k"), nb::arg("v"), nb::arg("axes"),
            nb::arg("dtype").none(), nb::arg("layer"), nb::arg("parent").none(),
            nb::arg("first_index"), nb::arg("layers"), nb::arg("heads"), nb::arg("quality"),
-           nb::arg("persistent"), nb::arg("ttl"), nb::arg("deadline"))
+           nb::arg("persistent"), nb::arg("ttl"), nb::arg("deadline"), nb::arg("stream").none())
       .def("lookup", &Lookup, nb::rv_policy::take_ownership, nb::arg("hashes"), nb::arg("layers"),
            nb::arg("heads"), nb::arg("min_quality"), nb::arg("max_nmse"), nb::arg("ttl"),
            nb::arg("deadline"))
@@ -220,7 +221,8 @@ void RegisterContext(nb::module_& m) {
           nb::arg("hashes"), nb::arg("min_quality"), nb::arg("deadline"))
       .def("fetch", &Fetch, nb::arg("lease"), nb::arg("k"), nb::arg("v"), nb::arg("axes"),
            nb::arg("dtype").none(), nb::arg("layer"), nb::arg("head"), nb::arg("block"),
-           nb::arg("as_stored"), nb::arg("masks"), nb::arg("beyond_windows"), nb::arg("deadline"))
+           nb::arg("as_stored"), nb::arg("masks"), nb::arg("beyond_windows"), nb::arg("deadline"),
+           nb::arg("stream").none())
       .def("report_queries", &ReportQueries, nb::arg("leaf"), nb::arg("first_position"),
            nb::arg("queries"), nb::arg("layer"), nb::arg("heads"), nb::arg("advance"),
            nb::arg("deadline"))

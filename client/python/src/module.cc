@@ -43,6 +43,28 @@ nb::object Empty(Client& client, size_t bytes) {
   return nb::cast(nb::ndarray<nb::numpy, uint8_t>((*held)->bytes().data(), 1, shape, owner));
 }
 
+struct PyGpuRegion {
+  Client* client = nullptr;  // which the Python object keeps
+  std::shared_ptr<GpuRegion> region;
+};
+
+PyGpuRegion* RegisterGpu(Client& client, nb::object array) {
+  const KvArray a = ArrayOf(array, false, "array");
+  if (!a.on_device) Raise(Invalid("array: not on a GPU"));
+  int64_t low = 0, high = a.type.bits / 8;
+  for (size_t i = 0; i < a.shape.size(); ++i) {
+    if (a.shape[i] == 0) Raise(Invalid("array: empty"));
+    const int64_t reach = a.stride[i] * static_cast<int64_t>(a.shape[i] - 1);
+    (reach < 0 ? low : high) += reach;
+  }
+  auto region = [&] {
+    nb::gil_scoped_release released;
+    return client.RegisterGpu(static_cast<std::byte*>(a.data) + low,
+                              static_cast<uint64_t>(high - low));
+  }();
+  return new PyGpuRegion{&client, Unwrap(std::move(region))};
+}
+
 std::string Query(Client& client, const std::string& what, uint64_t context,
                   const std::vector<nb::bytes>& hashes, uint32_t limit) {
   wire::QueryKind kind = wire::QueryKind::kStats;
@@ -67,10 +89,21 @@ NB_MODULE(_core, m) {
   RegisterErrors(m);
   RegisterContext(m);
   RegisterCodec(m);
+  nb::class_<PyGpuRegion>(m, "GpuRegion")
+      .def_prop_ro("size", [](PyGpuRegion& r) { return r.region ? r.region->size() : 0; })
+      .def("release", [](PyGpuRegion& r) {
+        Status status;
+        {
+          nb::gil_scoped_release released;
+          if (r.region) status = r.client->ReleaseGpu(std::exchange(r.region, nullptr));
+        }
+        Raise(status);
+      });
   nb::class_<Client>(m, "Client")
       .def(nb::new_(&Connect), nb::arg("endpoint"), nb::arg("name"), nb::arg("bulk"),
            nb::arg("deadline"))
       .def("empty", &Empty, nb::arg("bytes"))
+      .def("register_gpu", &RegisterGpu, nb::arg("array"))
       .def(
           "open_context",
           [](Client& c, nb::handle spec, nb::bytes profile) {

@@ -22,7 +22,6 @@
 namespace dyna::python {
 
 namespace nb = nanobind;
-using AnyArray = nb::ndarray<nb::device::cpu>;
 using AnyConstArray = nb::ndarray<nb::ro, nb::device::cpu>;
 
 // errors.cc: raises dynacompress.Error with its code, unless OK.
@@ -45,9 +44,22 @@ struct Extents {
   uint32_t layers = 1, blocks = 1;
   uint16_t heads = 1, head_dim = 0;
 };
-KvMemory MemoryOf(const void* k, const AnyConstArray& k_shape, const void* v,
-                  const AnyConstArray& v_shape, const std::string& axes,
-                  const std::optional<std::string>& dtype, Extents* extents);
+// An array of the host or of a GPU; valid as long as the object that it was made of.
+struct KvArray {
+  void* data = nullptr;
+  std::vector<size_t> shape;
+  std::vector<int64_t> stride;  // bytes
+  nb::dlpack::dtype type{};
+  bool on_device = false;
+  nb::object keep;
+};
+// TypeError: no array. Of the host by DLPack or the buffer protocol, of a GPU by DLPack or
+// __cuda_array_interface__.
+KvArray ArrayOf(nb::handle array, bool writable, const char* what);
+// A cudaStream_t; none: everything that was submitted to the GPU.
+KvMemory MemoryOf(const KvArray& k, const KvArray& v, const std::string& axes,
+                  const std::optional<std::string>& dtype, std::optional<uint64_t> stream,
+                  Extents* extents);
 BlockHash HashOf(nb::bytes bytes, const char* what);
 std::vector<BlockHash> HashesOf(const std::vector<nb::bytes>& list);
 nb::bytes ToBytes(const BlockHash& hash);
