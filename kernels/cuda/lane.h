@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -21,7 +22,7 @@ size_t OutBytes(const EncodeJob& job);
 
 class Lane {
  public:
-  explicit Lane(const PlainRuns* plain) : batch_(plain) {}  // which outlives it
+  explicit Lane(const PlainRuns* plain) : plain_(plain), batch_(plain) {}  // which outlives it
   Status Open() { return stream_.Open(); }
   void Trim() { cache_.Trim(); }  // between calls
 
@@ -29,7 +30,7 @@ class Lane {
   Status Encode(std::span<EncodeJob*> jobs);
   Status Decode(std::span<DecodeJob*> jobs);
   Status Transcode(std::span<TranscodeJob*> jobs);
-  Status Score(std::span<ScoreJob*> jobs);  // groups of at most 16 query heads
+  Status Score(std::span<ScoreJob*> jobs);      // groups of at most 16 query heads
   Status Quantise(std::span<const uint16_t> rows, int d, uint64_t live, uint64_t pins,
                   std::span<std::byte> packed, int8_t* v_exp, DeviceQuantise* job);
   Status Dequantise(std::span<const std::byte> packed, const std::vector<RunPlace>& runs,
@@ -39,17 +40,17 @@ class Lane {
   Status RunBatch();
 
   struct Scoring;
-  Status StageScore(const ScoreJob& job, Scoring* scoring);
-  Status DecodeForScore(const ScoreJob& job, const Scoring& scoring, size_t first, size_t count);
-  template <typename Use>
-  Status InParts(const ScoreJob& job, const Scoring& scoring, size_t end, const Use& use);
+  Status StageWindow(const ScoreJob& job, Scoring* scoring);
+  Status StageBlocks(const ScoreJob& job, size_t part, Scoring* scoring);
   Status ScoreOne(ScoreJob* job);
 
   DeviceCache cache_;
   Stream stream_;
   Staging in_, out_, mass_;
   DeviceMemory decoded_, partial_;  // of scores
+  const PlainRuns* const plain_;
   DeviceBatch batch_;
+  std::vector<std::unique_ptr<DeviceBatch>> parts_;  // of a chain that is scored
 };
 
 }  // namespace dyna::cuda
