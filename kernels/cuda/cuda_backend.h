@@ -1,8 +1,8 @@
 // The backend on a CUDA device, for jobs in host memory: they are copied once into pinned memory,
 // coded on the device by the batches of device_batch.h, and copied back.
 //
-// Head sizes without kernels (tile_kernels.h), and what is not yet worth the trip (scores,
-// moments), run on the CPU backend: same bytes, same bounds. Calls from several threads run beside
+// Head sizes without kernels (tile_kernels.h), and large groups of a score, run on the CPU backend:
+// same bytes, same bounds. Calls from several threads run beside
 // each other, as many as there are lanes (lane.h); more wait. A failing device says INTERNAL of the
 // jobs of its call (kernels/fallback_backend.h does them again).
 #pragma once

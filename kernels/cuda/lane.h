@@ -13,6 +13,7 @@
 #include "kernels/backend.h"
 #include "kernels/cuda/device_batch.h"
 #include "kernels/cuda/device_cache.h"
+#include "kernels/cuda/device_moments.h"
 #include "kernels/cuda/staging.h"
 
 namespace dyna::cuda {
@@ -31,6 +32,8 @@ class Lane {
   Status Decode(std::span<DecodeJob*> jobs);
   Status Transcode(std::span<TranscodeJob*> jobs);
   Status Score(std::span<ScoreJob*> jobs);      // groups of at most 16 query heads
+  Status Moments(std::span<MomentsJob*> jobs);  // of this and the next: checked (moments_plan.h)
+  Status QueryMoments(std::span<QueryMomentsJob*> jobs);
   Status Quantise(std::span<const uint16_t> rows, int d, uint64_t live, uint64_t pins,
                   std::span<std::byte> packed, int8_t* v_exp, DeviceQuantise* job);
   Status Dequantise(std::span<const std::byte> packed, const std::vector<RunPlace>& runs,
@@ -44,12 +47,18 @@ class Lane {
   Status StageBlocks(const ScoreJob& job, size_t part, Scoring* scoring);
   Status ScoreOne(ScoreJob* job);
 
+  template <typename Job>
+  Status MomentsOf(std::vector<Job*> jobs, bool centred);
+  template <typename Job>
+  Status MomentsByDim(std::span<Job*> jobs, bool centred);
+
   DeviceCache cache_;
   Stream stream_;
   Staging in_, out_, mass_;
   DeviceMemory decoded_, partial_;  // of scores
   const PlainRuns* const plain_;
   DeviceBatch batch_;
+  DeviceMomentsBatch moments_;
   std::vector<std::unique_ptr<DeviceBatch>> parts_;  // of a chain that is scored
 };
 
