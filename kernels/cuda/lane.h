@@ -55,7 +55,7 @@ class Lane {
   DeviceCache cache_;
   Stream stream_;
   Staging in_, out_, mass_;
-  DeviceMemory decoded_, partial_;  // of scores
+  DeviceMemory decoded_, partial_, queries_;  // of scores
   const PlainRuns* const plain_;
   DeviceBatch batch_;
   DeviceMomentsBatch moments_;

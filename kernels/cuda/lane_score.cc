@@ -126,7 +126,10 @@ Status Lane::StageWindow(const ScoreJob& job, Scoring* s) {
   auto* alive = reinterpret_cast<uint64_t*>(in_.host(alive_at));
   for (const SegmentPlace& place : s->places)
     for (const SegmentPlace::Tile& tile : place.tiles) *alive++ = tile.plan.live | place.pins;
+  DYNA_RETURN_IF_ERROR(queries_.Reserve(heads * rows * d * 4));
+  auto* parts = reinterpret_cast<QueryPart*>(queries_.data());
   s->rows = {reinterpret_cast<const float*>(in_.device(q_at)),
+             parts,
              static_cast<int>(rows),
              static_cast<int>(slots),
              plan.group,
@@ -139,7 +142,9 @@ Status Lane::StageWindow(const ScoreJob& job, Scoring* s) {
   if (!job.lse.empty()) s->given = reinterpret_cast<const float*>(in_.device(given_at));
   s->alive = reinterpret_cast<const uint64_t*>(in_.device(alive_at));
   s->blocks_at_once = std::max<size_t>(1, kDecodedBytes / (heads * kBlockTokens * d * 4));
-  return in_.In(stream_.get());
+  DYNA_RETURN_IF_ERROR(in_.In(stream_.get()));
+  if (!LaunchSplitQueries(s->rows, parts, stream_.get())) return LastError("launch of score");
+  return {};
 }
 
 // K of a part's blocks on its way to the device, and a batch (parts_) that decodes it to decoded_.

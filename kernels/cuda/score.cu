@@ -32,7 +32,7 @@ struct ScoredTile {
   int block, head, index;  // in `blocks`, and of K and `alive` there
   int start;               // first token
   uint64_t alive;
-  const float* queries;  // of the head
+  const uint4* queries;  // of the head
   int warp, lane, g, q;
 };
 // K to shared memory, and the rest. All threads of the block.
@@ -50,26 +50,46 @@ __device__ inline ScoredTile OpenTile(const ScoreRows& rows, const ScoreBlocks& 
   __syncthreads();
   tile.alive = blocks.alive[tile.index];
   tile.start = (blocks.first + tile.block) * kTokens;
-  tile.queries = rows.q + static_cast<size_t>(tile.head) * rows.rows * rows.d;
+  tile.queries = reinterpret_cast<const uint4*>(rows.parts) +
+                 static_cast<size_t>(tile.head) * rows.rows * rows.d / 4;
   return tile;
 }
 
-// logit[tile][2 i + e]: of row 16 m + g + 8 i with token 8 tile + 2 q + e.
+// The other operand, once for all blocks: a lane's words of 16 rows and 16 channels, high and low.
+__global__ void __launch_bounds__(kThreads) SplitQueries(ScoreRows rows, uint4* parts) {
+  const int steps = rows.d / 16, all = rows.heads * rows.rows * steps * 2;  // 32 lanes to 16 rows
+  const int i = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x);
+  if (i >= all) return;
+  const int lane = i % 32, step = i / 32 % steps, row = 16 * (i / (32 * steps)) + lane / 4;
+  const float* at =
+      rows.q + static_cast<size_t>(row) * rows.d + 16 * step + RowChannel(lane % 4, 0);
+  const float4 x = *reinterpret_cast<const float4*>(at);
+  const float4 y = *reinterpret_cast<const float4*>(at + 8 * rows.d);
+  const Split a = SplitPair(x.x, x.y), b = SplitPair(y.x, y.y), c = SplitPair(x.z, x.w),
+              e = SplitPair(y.z, y.w);
+  uint4* to = parts + static_cast<size_t>(i / 32) * 64 + lane;
+  to[0] = make_uint4(a.high, b.high, c.high, e.high);
+  to[32] = make_uint4(a.low, b.low, c.low, e.low);
+}
+
+// logit[tile][2 i + e]: of row 16 m + g + 8 i with token 8 tile + 2 q + e. What a step needs of the
+// queries is on its way a step before.
 __device__ inline void LogitsOf(const ScoreRows& rows, const ScoredTile& tile, int m,
                                 const uint4* operand, float (&logit)[kTiles][4]) {
-  const float* at = tile.queries + (16 * m + tile.g) * rows.d + RowChannel(tile.q, 0);
+  const int steps = rows.d / 16;
+  const uint4* at = tile.queries + m * steps * 64 + tile.lane;
 #pragma unroll
   for (int t = 0; t < kTiles; ++t)
 #pragma unroll
     for (int i = 0; i < 4; ++i) logit[t][i] = 0;
+  uint4 next_high = __ldg(at), next_low = __ldg(at + 32);
 #pragma unroll 1
-  for (int step = 0; step < rows.d / 16; ++step) {
-    const float4 x = __ldg(reinterpret_cast<const float4*>(at + 16 * step));
-    const float4 y = __ldg(reinterpret_cast<const float4*>(at + 16 * step + 8 * rows.d));
-    const Split a = SplitPair(x.x, x.y), b = SplitPair(y.x, y.y), c = SplitPair(x.z, x.w),
-                e = SplitPair(y.z, y.w);
-    const uint32_t high[4] = {a.high, b.high, c.high, e.high},
-                   low[4] = {a.low, b.low, c.low, e.low};
+  for (int step = 0; step < steps; ++step) {
+    const uint32_t high[4] = {next_high.x, next_high.y, next_high.z, next_high.w},
+                   low[4] = {next_low.x, next_low.y, next_low.z, next_low.w};
+    at += step + 1 < steps ? 64 : 0;
+    next_high = __ldg(at);
+    next_low = __ldg(at + 32);
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
       const uint4 k = operand[(step * kTiles + t) * 32 + tile.lane];
@@ -82,8 +102,10 @@ __device__ inline void LogitsOf(const ScoreRows& rows, const ScoredTile& tile, i
 
 // Which of a lane's tokens its row i sees, bit 2 tile + e.
 __device__ inline uint32_t SeenBits(TokenRange seen, const ScoredTile& tile) {
-  uint32_t bits = 0;
   const int start = tile.start;
+  if (seen.begin <= start && seen.end >= start + kTokens && tile.alive == ~uint64_t{0})
+    return (1u << 2 * kTiles) - 1;
+  uint32_t bits = 0;
 #pragma unroll
   for (int k = 0; k < 2 * kTiles; ++k) {
     const int t = 8 * (k / 2) + 2 * tile.q + k % 2;
@@ -162,7 +184,7 @@ __device__ inline float DenominatorOf(const Mass& mass, const float* given) {
   return *given + logf(fmaxf(1 - expf(log - *given), 1e-4f));
 }
 
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 5)
     WeightsOfBlocks(ScoreRows rows, ScoreBlocks blocks, const Mass* mass, const float* given,
                     const float* visible, float* relative, int length) {
   extern __shared__ uint4 operand[];
@@ -220,6 +242,14 @@ __global__ void __launch_bounds__(kThreads)
 int OperandBytes(int d) { return d / 16 * kTiles * 32 * static_cast<int>(sizeof(uint4)); }
 
 }  // namespace
+
+bool LaunchSplitQueries(const ScoreRows& rows, QueryPart* parts, CUstream_st* stream) {
+  static_assert(sizeof(QueryPart) == sizeof(uint4));
+  const int all = rows.heads * rows.rows * (rows.d / 16) * 2;
+  SplitQueries<<<(all + kThreads - 1) / kThreads, kThreads, 0, stream>>>(
+      rows, reinterpret_cast<uint4*>(parts));
+  return cudaPeekAtLastError() == cudaSuccess;
+}
 
 bool LaunchScoreMass(const ScoreRows& rows, const ScoreBlocks& blocks, Mass* partial, Mass* mass,
                      CUstream_st* stream) {

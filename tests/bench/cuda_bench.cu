@@ -328,9 +328,10 @@ double Best(const F& call, int runs) {
 void MeasureScore() {
   constexpr int kD = 128, kGroup = 4, kQueries = 64, kBlocks = 1600, kRows = kQueries * kGroup;
   constexpr size_t kFloats = size_t{kBlocks} * kHeads * 64 * kD;
-  DeviceMemory k, q, rest, partial, relative;
+  DeviceMemory k, q, parts, rest, partial, relative;
   Must(k.Reserve(4 * kFloats));
   Must(q.Reserve(size_t{4} * kHeads * kRows * kD));
+  Must(parts.Reserve(q.size()));
   Must(partial.Reserve(sizeof(Mass) * kBlocks * kHeads * kRows));
   Must(relative.Reserve(size_t{4} * kHeads * kBlocks * 64));
   FillFloats<<<4096, 256>>>(reinterpret_cast<float*>(k.data()), kFloats);
@@ -349,12 +350,20 @@ void MeasureScore() {
   };
   Must(rest.Reserve(1 << 20));
   at = rest.data();
-  ScoreRows rows{
-      reinterpret_cast<const float*>(q.data()), kRows, kGroup, kGroup, kHeads, kD, put(seen)};
+  auto* of_queries = reinterpret_cast<QueryPart*>(parts.data());
+  ScoreRows rows{reinterpret_cast<const float*>(q.data()),
+                 of_queries,
+                 kRows,
+                 kGroup,
+                 kGroup,
+                 kHeads,
+                 kD,
+                 put(seen)};
   const ScoreBlocks blocks{reinterpret_cast<const float*>(k.data()), put(alive), 0, kBlocks};
   Mass* mass = put(none);
   const float* of_query = put(visible);
   const double ms = Time([&] {
+    LaunchSplitQueries(rows, of_queries, nullptr);
     LaunchScoreMass(rows, blocks, reinterpret_cast<Mass*>(partial.data()), mass, nullptr);
     LaunchScoreWeights(rows, blocks, mass, nullptr, of_query,
                        reinterpret_cast<float*>(relative.data()), kBlocks * 64, nullptr);
