@@ -120,7 +120,8 @@ struct ScoreJob {
   Status status;
 };
 
-// Sums that a basis is made of (policy 2), of one block. Results are added to what is there.
+// Sums that a basis is made of (policy 2), of one block. Results are added to what is there; jobs
+// of a call may share them (all three, or none), and are quicker for it on a device.
 struct MomentsJob {
   KvView source;                    // only k is read
   const RopeTable* rope = nullptr;  // null: frame `post`

@@ -38,7 +38,10 @@ class RopeTable {
   struct Angle {
     float cos, sin;
   };
-  Angle FirstAngle(uint64_t first, int pair) const;
+  // Of every pair at position `first`; `out` has rotary_dim / 2 entries. Products of a few tables
+  // of doubles: a sine and cosine of each pair of each block were half of what planning a call
+  // took.
+  void FirstAngles(uint64_t first, std::span<Angle> out) const;
   std::span<const double> inv_freq() const { return inv_freq_; }
 
   RopeKind kind() const { return kind_; }
@@ -52,6 +55,12 @@ class RopeTable {
   int rotary_dim_;
   std::vector<double> inv_freq_;
   std::vector<float> cos_, sin_;  // [pairs][64]
+  struct Turn {
+    double cos, sin;
+  };
+  // [kDigits][64][pairs]: of digit i of a position in base 64.
+  static constexpr size_t kDigits = 4;
+  std::vector<Turn> digits_;
 };
 
 }  // namespace dyna

@@ -28,6 +28,23 @@ TEST(Rope, TablesAreWithinF32OfDouble) {
   }
 }
 
+// Every digit of a position, and positions beyond the tables.
+TEST(Rope, FirstAnglesAreThoseOfDouble) {
+  const Rope rope = testing::MakeRope(64);
+  const RopeTable table(rope);
+  std::vector<RopeTable::Angle> at(32);
+  for (const uint64_t first :
+       {uint64_t{0}, uint64_t{1}, uint64_t{63}, uint64_t{64}, uint64_t{4097}, uint64_t{102399},
+        uint64_t{0xffffff}, uint64_t{0x1000000}, uint64_t{64} * 0x12345678}) {
+    table.FirstAngles(first, at);
+    for (size_t p = 0; p < at.size(); ++p) {
+      const double angle = static_cast<double>(first) * static_cast<double>(rope.inv_freq[p]);
+      ASSERT_NEAR(at[p].cos, std::cos(angle), 6e-8) << first << " pair " << p;
+      ASSERT_NEAR(at[p].sin, std::sin(angle), 6e-8) << first << " pair " << p;
+    }
+  }
+}
+
 TEST(Rope, RotateTurnsPairsAndUndoes) {
   for (const RopeKind rope_kind : {RopeKind::kHalf, RopeKind::kInterleaved}) {
     Rope rope = testing::MakeRope(32, rope_kind);  // of 48 channels: the last 16 do not turn

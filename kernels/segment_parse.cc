@@ -29,22 +29,22 @@ const std::byte* Entry(const std::byte* segment, int index) {
 Status CheckEntry(const SegmentId& id, const Basis* basis, const std::byte* segment, int index,
                   size_t* offset) {
   const std::byte* entry = Entry(segment, index);
-  const std::string where = " of head " + std::to_string(id.head0 + index);
+  const auto where = [&] { return " of head " + std::to_string(id.head0 + index); };
   const uint8_t k_kind = at::Get<uint8_t>(entry + at::kKKindAt);
   const uint8_t v_kind = at::Get<uint8_t>(entry + at::kVKindAt);
   const auto k = KTileBytes(k_kind, id.head_dim, id.dtype, basis, id.head0 + index);
   const auto v = VTileBytes(v_kind, id.head_dim, id.dtype);
-  if (!k) return Bad("K kind " + std::to_string(k_kind) + where + " is not known");
-  if (!v) return Bad("V kind " + std::to_string(v_kind) + where + " is not known");
+  if (!k) return Bad("K kind " + std::to_string(k_kind) + where() + " is not known");
+  if (!v) return Bad("V kind " + std::to_string(v_kind) + where() + " is not known");
   if (size_t{at::Get<uint32_t>(entry + at::kOffsetAt)} * 16 != *offset)
-    return Bad("offset" + where);
+    return Bad("offset" + where());
   if (at::Get<uint8_t>(entry + at::kEntryFlagsAt) !=
       at::EntryFlags(at::Get<uint64_t>(entry + at::kLiveAt)))
-    return Bad("row count" + where);
+    return Bad("row count" + where());
   if (!at::SuitsDtype(id.dtype, k_kind, v_kind, at::Get<uint64_t>(entry + at::kLiveAt)))
-    return Bad("an fp8 context has a coded tile" + where);
+    return Bad("an fp8 context has a coded tile" + where());
   const int v_exp = at::Get<int8_t>(entry + at::kVExpAt);
-  if (v_exp < -kMaxVExp || v_exp > kMaxVExp) return Bad("v_exp" + where);
+  if (v_exp < -kMaxVExp || v_exp > kMaxVExp) return Bad("v_exp" + where());
   *offset += *k + *v;
   return {};
 }

@@ -74,7 +74,7 @@ class CudaBackend final : public Backend {
 
   void Encode(std::span<EncodeJob> jobs) override {
     InChunks(
-        jobs, [](const EncodeJob& job) { return job.id.head_dim; },
+        jobs, [](const EncodeJob& job) { return HasKernels(job.id.head_dim); },
         [](const EncodeJob& job) {
           return OutBytes(job) + (InPlace(job.source)
                                       ? 0
@@ -84,7 +84,7 @@ class CudaBackend final : public Backend {
   }
   void Decode(std::span<DecodeJob> jobs) override {
     InChunks(
-        jobs, [](const DecodeJob& job) { return DimOf(job.segment); },
+        jobs, [](const DecodeJob& job) { return HasKernels(DimOf(job.segment)); },
         [](const DecodeJob& job) {
           const auto header = ParseSegmentHeader(job.segment);
           const int heads = job.head_end - job.head_begin;
@@ -96,7 +96,7 @@ class CudaBackend final : public Backend {
   }
   void Transcode(std::span<TranscodeJob> jobs) override {
     InChunks(
-        jobs, [](const TranscodeJob& job) { return DimOf(job.segment); },
+        jobs, [](const TranscodeJob& job) { return HasKernels(DimOf(job.segment)); },
         [](const TranscodeJob& job) { return 2 * job.segment.size() + 65536; }, &Lane::Transcode,
         [this](TranscodeJob& job) { cpu_->Transcode(std::span(&job, 1)); });
   }
@@ -105,16 +105,27 @@ class CudaBackend final : public Backend {
     InChunks(
         jobs,
         [](const ScoreJob& job) {
-          if (job.chain.empty()) return 0;
+          if (job.chain.empty()) return false;
           const auto header = ParseSegmentHeader(job.chain[0].segment);
-          if (!header.ok() || job.q_heads > kSlots * header->id.kv_heads) return 0;
-          return static_cast<int>(header->id.head_dim);
+          return header.ok() && job.q_heads <= kSlots * header->id.kv_heads &&
+                 HasKernels(header->id.head_dim);
         },
         [](const ScoreJob&) { return kStagedBytes; }, &Lane::Score,
         [this](ScoreJob& job) { cpu_->Score(std::span(&job, 1)); });
   }
-  void Moments(std::span<MomentsJob> jobs) override { cpu_->Moments(jobs); }
-  void QueryMoments(std::span<QueryMomentsJob> jobs) override { cpu_->QueryMoments(jobs); }
+  void Moments(std::span<MomentsJob> jobs) override {
+    AddMoments(
+        jobs, [](const MomentsJob& job) { return RawTileBytes(job.head_dim, job.source.dtype); },
+        &Lane::Moments, [this](MomentsJob& job) { cpu_->Moments(std::span(&job, 1)); });
+  }
+  void QueryMoments(std::span<QueryMomentsJob> jobs) override {
+    AddMoments(
+        jobs, [](const QueryMomentsJob& job) { return job.queries.size_bytes() / job.kv_heads; },
+        &Lane::QueryMoments,
+        [this](QueryMomentsJob& job) {
+          cpu_->QueryMoments({&job, 1});
+        });
+  }
 
   Status QuantiseK(std::span<const uint16_t> y, int d, std::span<const uint8_t> widths, int run,
                    uint64_t live, uint64_t pins, std::span<std::byte> packed) override {
@@ -167,10 +178,32 @@ class CudaBackend final : public Backend {
     return header.ok() ? header->id.head_dim : 0;
   }
 
+  // Rows on the device are read where they are, an element at a time.
+  static bool Reaches(const MomentsJob& job) {
+    const auto at = static_cast<int64_t>(reinterpret_cast<uintptr_t>(job.source.k));
+    return !job.source.on_device || (at | job.source.k_token_stride | job.source.k_head_stride) %
+                                            DTypeBytes(job.source.dtype) ==
+                                        0;
+  }
+  static bool Reaches(const QueryMomentsJob&) { return true; }
+
+  // Of any head size; what does not fit is refused by the CPU. `head_bytes`: staged for a kv head.
+  template <typename Job, typename HeadBytes, typename Cpu>
+  void AddMoments(std::span<Job> jobs, const HeadBytes& head_bytes,
+                  Status (Lane::*some)(std::span<Job*>), const Cpu& cpu) {
+    InChunks(
+        jobs, [](const Job& job) { return CheckMoments(job).ok() && Reaches(job); },
+        [&](const Job& job) {
+          return job.kv_heads *
+                 (head_bytes(job) + sizeof(float) * DeviceMomentsBatch::Stride(job.head_dim));
+        },
+        some, cpu);
+  }
+
   // Runs jobs that have kernels in chunks of bounded size, the others (and what cannot even be
   // read, for its message) on the CPU. A failing device fails the jobs of its chunk.
-  template <typename Job, typename Dim, typename Size, typename Cpu>
-  void InChunks(std::span<Job> jobs, const Dim& dim, const Size& size,
+  template <typename Job, typename Has, typename Size, typename Cpu>
+  void InChunks(std::span<Job> jobs, const Has& has_kernels, const Size& size,
                 Status (Lane::*some)(std::span<Job*>), const Cpu& cpu) {
     std::vector<Job*> chunk;
     size_t bytes = 0;
@@ -183,7 +216,7 @@ class CudaBackend final : public Backend {
       bytes = 0;
     };
     for (Job& job : jobs) {
-      if (!HasKernels(dim(job))) {
+      if (!has_kernels(job)) {
         cpu(job);
         continue;
       }

@@ -2,8 +2,8 @@
 // by the batches of device_batch.h, and copied back. K and V that are on the device already are
 // read and written where they lie; segments are the host's.
 //
-// Head sizes without kernels (tile_kernels.h), and what is not yet worth the trip (scores,
-// moments), run on the CPU backend: same bytes, same bounds. Calls from several threads run beside
+// Head sizes without kernels (tile_kernels.h), and large groups of a score, run on the CPU backend:
+// same bytes, same bounds. Calls from several threads run beside
 // each other, as many as there are lanes (lane.h); more wait. A failing device says INTERNAL of the
 // jobs of its call (kernels/fallback_backend.h does them again).
 #pragma once

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 #include <string>
+#include <tuple>
 
 namespace dyna::cuda {
 namespace {
@@ -25,8 +26,12 @@ void DeviceBatch::Clear() {
   transcodes_ = {};
   quantises_ = {};
   first_results_.clear();
-  before_.clear();
-  tiles_.clear();
+  for (Groups* groups : {&before_, &tiles_})
+    for (auto& [d, group] : *groups) {
+      group.tiles.clear();  // keeps its memory: the next plan is as large
+      group.needs = {};
+      group.count = {};
+    }
   segments_.clear();
   heads_.clear();
   bases_.clear();
@@ -55,15 +60,23 @@ void DeviceBatch::Add(Groups* groups, int head_dim, Planned planned) {
   group.tiles.push_back(std::move(planned));
 }
 
+// Tiles of a class together, and of those the ones of one basis cell. Places are sorted, not tiles:
+// those are large.
+void DeviceBatch::Sort(Group* group) {
+  group->sorted.clear();
+  for (const Planned& planned : group->tiles)
+    group->sorted.push_back({planned.order, static_cast<uint32_t>(group->sorted.size()),
+                             static_cast<uint32_t>(ClassOf(planned.job.op))});
+  std::sort(group->sorted.begin(), group->sorted.end(), [](const Sorted& a, const Sorted& b) {
+    return std::tie(a.kernel, a.order, a.index) < std::tie(b.kernel, b.order, b.index);
+  });
+}
+
 Status DeviceBatch::Upload(CUstream_st* stream) {
   size_t size = 0;
   for (Groups* groups : {&before_, &tiles_})
     for (auto& [d, group] : *groups) {
-      std::stable_sort(group.tiles.begin(), group.tiles.end(),
-                       [](const Planned& a, const Planned& b) {
-                         const int x = ClassOf(a.job.op), y = ClassOf(b.job.op);
-                         return x != y ? x < y : a.order < b.order;
-                       });
+      Sort(&group);
       group.at = size;
       size += Up(group.tiles.size() * sizeof(TileJob));
     }
@@ -82,7 +95,8 @@ Status DeviceBatch::Upload(CUstream_st* stream) {
   for (Groups* groups : {&before_, &tiles_})
     for (auto& [d, group] : *groups) {
       auto* out = reinterpret_cast<TileJob*>(host + group.at);
-      for (const Planned& planned : group.tiles) {
+      for (const Sorted& sorted : group.sorted) {
+        const Planned& planned = group.tiles[sorted.index];
         TileJob job = planned.job;
         if (planned.base >= 0)
           job.base = reinterpret_cast<const Turn*>(device + bases_at) + planned.base;

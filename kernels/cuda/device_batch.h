@@ -35,6 +35,7 @@ struct DeviceRows {
   uint32_t page_tokens = 0;
   uint32_t first_token = 0;
 };
+Rows RowsOf(const DeviceRows& rows, int head_index);
 struct DeviceKv {
   DeviceRows k, v;
   DType dtype = DType::kBf16;
@@ -137,8 +138,14 @@ class DeviceBatch {
     int64_t runs = -1;            // own runs instead of a basis'
     const void* order = nullptr;  // tiles of one basis cell run beside each other
   };
+  struct Sorted {
+    const void* order;
+    uint32_t index;   // of the tile
+    uint32_t kernel;  // which of a launch's (TileCounts)
+  };
   struct Group {  // tiles of one head_dim
     std::vector<Planned> tiles;
+    std::vector<Sorted> sorted;
     LaunchNeeds needs;
     TileCounts count;
     size_t at = 0;
@@ -146,6 +153,7 @@ class DeviceBatch {
   using Groups = std::map<int, Group>;
 
   void Clear();
+  static void Sort(Group* group);
   void Add(Groups* groups, int head_dim, Planned planned);
   int BaseOf(const DeviceRope* rope, uint32_t block_index);
   void SetRope(const DeviceRope* rope, uint32_t block_index, Planned* planned);

@@ -27,13 +27,16 @@ class DeviceCache {
   }
   Result<const DeviceRope*> Get(const RopeTable* rope) {
     if (rope == nullptr) return nullptr;
+    if (rope == last_.first) return last_.second;  // a chain names one again and again
     auto& held = ropes_[{rope->kind(), {rope->inv_freq().begin(), rope->inv_freq().end()}}];
     if (held == nullptr) {
       DYNA_ASSIGN_OR_RETURN(held, DeviceRope::Create(std::make_shared<const RopeTable>(*rope)));
     }
+    last_ = {rope, held.get()};
     return held.get();
   }
-  void Trim() {  // between batches only
+  void Trim() {  // between calls, and before each: the last one's ropes may be gone
+    last_ = {};
     if (bases_.size() > kCachedBases) bases_.clear();
     if (ropes_.size() > kCachedRopes) ropes_.clear();
   }
@@ -41,6 +44,7 @@ class DeviceCache {
  private:
   static constexpr size_t kCachedBases = 256, kCachedRopes = 64;
   std::map<BasisName, std::shared_ptr<const DeviceBasis>> bases_;
+  std::pair<const RopeTable*, const DeviceRope*> last_{};
   std::map<std::pair<RopeKind, std::vector<double>>, std::shared_ptr<const DeviceRope>> ropes_;
 };
 

@@ -28,8 +28,9 @@ __global__ void __launch_bounds__(kThreads, kGroups <= 8 ? 5 : 2)
                            found.error, found.x_energy,  0};
 }
 
+// A trellis search takes half of a block's warps: seven blocks at once are worth their spills.
 template <int kGroups>
-__global__ void __launch_bounds__(kThreads, kGroups <= 8 ? 5 : 2)
+__global__ void __launch_bounds__(kThreads, kGroups <= 8 ? 7 : 2)
     EncodeTilesV(const TileJob* jobs, TileResult* results) {
   extern __shared__ uint4 shared[];
   __shared__ __align__(16) unsigned char job_bytes[sizeof(TileJob)];

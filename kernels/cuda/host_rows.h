@@ -20,15 +20,22 @@ inline DeviceKv Contiguous(std::byte* at, int head_dim, DType dtype) {
   return kv;
 }
 
+// The 64 rows of one head, one after the other.
+inline void GatherTile(const std::byte* from, int64_t token_stride, size_t row, std::byte* to) {
+  if (token_stride == static_cast<int64_t>(row)) {
+    std::memcpy(to, from, kBlockTokens * row);
+    return;
+  }
+  for (int t = 0; t < kBlockTokens; ++t, to += row) std::memcpy(to, from + t * token_stride, row);
+}
+
 inline void Gather(const KvView& from, int heads, int head_dim, std::byte* to) {
   const size_t row = static_cast<size_t>(head_dim * DTypeBytes(from.dtype));
-  for (int h = 0; h < heads; ++h)
-    for (const bool v : {false, true})
-      for (int t = 0; t < kBlockTokens; ++t, to += row) {
-        const std::byte* at = v ? from.v + h * from.v_head_stride + t * from.v_token_stride
-                                : from.k + h * from.k_head_stride + t * from.k_token_stride;
-        std::memcpy(to, at, row);
-      }
+  const size_t tile = kBlockTokens * row;
+  for (int h = 0; h < heads; ++h, to += 2 * tile) {
+    GatherTile(from.k + h * from.k_head_stride, from.k_token_stride, row, to);
+    GatherTile(from.v + h * from.v_head_stride, from.v_token_stride, row, to + tile);
+  }
 }
 
 inline void Scatter(const std::byte* from, int heads, int head_dim, const MutableKvView& to) {

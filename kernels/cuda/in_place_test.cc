@@ -168,6 +168,29 @@ TEST_F(InPlace, SegmentsThatAreInPinnedMemory) {
   EXPECT_FALSE(cuda::HostPins::Covers({base + 256, 4096}));
 }
 
+TEST_F(InPlace, MomentsOfRowsThatAreThere) {
+  for (const Layout& layout : kLayouts) {
+    Upload(layout, true);
+    std::vector<uint32_t> count(2 * kHeads);
+    std::vector<float> sum(2 * kHeads * kDim), scatter(kHeads * kDim * (kDim + 1));
+    std::vector<MomentsJob> jobs(2);
+    for (size_t i = 0; i < 2; ++i) {
+      jobs[i].source = i == 0 ? kv_->view() : ViewOf<KvView>(layout);
+      jobs[i].kv_heads = kHeads;
+      jobs[i].head_dim = kDim;
+      jobs[i].count = std::span(count).subspan(i * kHeads, kHeads);
+      jobs[i].sum = std::span(sum).subspan(i * kHeads * kDim, kHeads * kDim);
+      jobs[i].scatter = std::span(scatter).subspan(i * scatter.size() / 2, scatter.size() / 2);
+      cuda_->Moments(std::span(&jobs[i], 1));
+      ASSERT_TRUE(jobs[i].status.ok()) << jobs[i].status.ToString();
+    }
+    EXPECT_EQ(count[0], unsigned{kBlockTokens});
+    for (size_t i = 0; i < sum.size() / 2; ++i) ASSERT_EQ(sum[i], sum[sum.size() / 2 + i]);
+    for (size_t i = 0; i < scatter.size() / 2; ++i)
+      ASSERT_EQ(scatter[i], scatter[scatter.size() / 2 + i]);
+  }
+}
+
 TEST_F(InPlace, TheCpuReadsTheSameThroughTheDriver) {
   auto device = MakeIpcDevice();
   ASSERT_TRUE(device.ok()) << device.status().ToString();

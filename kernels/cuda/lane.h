@@ -6,12 +6,14 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
 #include "kernels/backend.h"
 #include "kernels/cuda/device_batch.h"
 #include "kernels/cuda/device_cache.h"
+#include "kernels/cuda/device_moments.h"
 #include "kernels/cuda/span_copier.h"
 #include "kernels/cuda/staging.h"
 
@@ -22,7 +24,7 @@ size_t OutBytes(const EncodeJob& job);
 
 class Lane {
  public:
-  explicit Lane(const PlainRuns* plain) : batch_(plain) {}  // which outlives it
+  explicit Lane(const PlainRuns* plain) : plain_(plain), batch_(plain) {}  // which outlives it
   Status Open() { return stream_.Open(); }
   void Trim() { cache_.Trim(); }  // between calls
 
@@ -30,7 +32,9 @@ class Lane {
   Status Encode(std::span<EncodeJob*> jobs);
   Status Decode(std::span<DecodeJob*> jobs);
   Status Transcode(std::span<TranscodeJob*> jobs);
-  Status Score(std::span<ScoreJob*> jobs);  // groups of at most 16 query heads
+  Status Score(std::span<ScoreJob*> jobs);      // groups of at most 16 query heads
+  Status Moments(std::span<MomentsJob*> jobs);  // of this and the next: checked (moments_plan.h)
+  Status QueryMoments(std::span<QueryMomentsJob*> jobs);
   Status Quantise(std::span<const uint16_t> rows, int d, uint64_t live, uint64_t pins,
                   std::span<std::byte> packed, int8_t* v_exp, DeviceQuantise* job);
   Status Dequantise(std::span<const std::byte> packed, const std::vector<RunPlace>& runs,
@@ -50,19 +54,25 @@ class Lane {
   Status RunBatch(bool stage);
 
   struct Scoring;
-  Status StageScore(const ScoreJob& job, Scoring* scoring);
-  Status DecodeForScore(const ScoreJob& job, const Scoring& scoring, size_t first, size_t count);
-  template <typename Use>
-  Status InParts(const ScoreJob& job, const Scoring& scoring, size_t end, const Use& use);
+  Status StageWindow(const ScoreJob& job, Scoring* scoring);
+  Status StageBlocks(const ScoreJob& job, size_t part, Scoring* scoring);
   Status ScoreOne(ScoreJob* job);
+
+  template <typename Job>
+  Status MomentsOf(std::vector<Job*> jobs, bool centred);
+  template <typename Job>
+  Status MomentsByDim(std::span<Job*> jobs, bool centred);
 
   DeviceCache cache_;
   Stream stream_;
   Staging in_, out_, mass_;
-  SpanCopier from_host_, to_host_;  // segments where the device reaches them
-  bool staged_in_ = false;          // some of in_ comes from the host's side of it
-  DeviceMemory decoded_, partial_;  // of scores
+  SpanCopier from_host_, to_host_;            // segments where the device reaches them
+  bool staged_in_ = false;                    // some of in_ comes from the host's side of it
+  DeviceMemory decoded_, partial_, queries_;  // of scores
+  const PlainRuns* const plain_;
   DeviceBatch batch_;
+  DeviceMomentsBatch moments_;
+  std::vector<std::unique_ptr<DeviceBatch>> parts_;  // of a chain that is scored
 };
 
 }  // namespace dyna::cuda

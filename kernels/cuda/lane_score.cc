@@ -31,12 +31,26 @@ SeenBlocks BlocksOf(const ScorePlan& plan) {
 }
 
 // What a segment needs for its K: header, directory and pins as they are, then K's tiles alone.
-size_t BytesOfK(SegmentPlace* place) {
-  size_t at = place->bytes;
-  for (const SegmentPlace::Tile& tile : place->tiles)
+size_t BytesBeforeK(const SegmentPlace& place) {
+  size_t at = place.bytes;
+  for (const SegmentPlace::Tile& tile : place.tiles)
     if (tile.k_bytes > 0) at = std::min<size_t>(at, tile.k_at);
-  for (SegmentPlace::Tile& tile : place->tiles) at += tile.k_bytes;
   return at;
+}
+size_t BytesOfK(const SegmentPlace& place) {
+  size_t at = BytesBeforeK(place);
+  for (const SegmentPlace::Tile& tile : place.tiles) at += tile.k_bytes;
+  return at;
+}
+// Copies that much, and says where the tiles are now.
+void MoveK(const std::byte* from, std::byte* to, SegmentPlace* place) {
+  size_t end = BytesBeforeK(*place);
+  std::memcpy(to, from, end);
+  for (SegmentPlace::Tile& tile : place->tiles) {
+    std::memcpy(to + end, from + tile.k_at, tile.k_bytes);
+    tile.k_at = static_cast<uint32_t>(end);
+    end += tile.k_bytes;
+  }
 }
 
 }  // namespace
@@ -46,15 +60,27 @@ struct Lane::Scoring {
   ScorePlan plan;
   ScoreRows rows;
   std::vector<SegmentPlace> places;  // of the blocks seen; tiles of K close to each other
-  std::vector<size_t> at;            // in staging
   SeenBlocks seen;
   const TokenRange *sinks = nullptr, *others = nullptr;
   const float *given = nullptr, *visible = nullptr;
   const uint64_t* alive = nullptr;  // [blocks seen][heads]
   size_t blocks_at_once = 1;
+
+  size_t parts() const { return (places.size() + blocks_at_once - 1) / blocks_at_once; }
+  // Of blocks seen; K as it is decoded at `k`.
+  ScoreBlocks Part(size_t part, const std::byte* k) const {
+    const size_t first = part * blocks_at_once;
+    ScoreBlocks blocks;
+    blocks.k = reinterpret_cast<const float*>(k);
+    blocks.alive = alive + first * static_cast<size_t>(plan.kv_heads);
+    blocks.first = static_cast<int>(seen.begin + first);
+    blocks.count = static_cast<int>(std::min(blocks_at_once, places.size() - first));
+    return blocks;
+  }
 };
 
-Status Lane::StageScore(const ScoreJob& job, Scoring* s) {
+// Everything but the blocks, and room for those.
+Status Lane::StageWindow(const ScoreJob& job, Scoring* s) {
   const ScorePlan& plan = s->plan;
   const auto heads = static_cast<size_t>(plan.kv_heads), d = static_cast<size_t>(plan.d);
   const auto slots = std::bit_ceil(static_cast<unsigned>(plan.group));
@@ -65,7 +91,7 @@ Status Lane::StageScore(const ScoreJob& job, Scoring* s) {
                  Staging::RoundUp(positions * 4) + Staging::RoundUp(blocks * heads * 8);
   for (size_t b = s->seen.begin; b < s->seen.end; ++b) {
     s->places.push_back(PlaceOf(plan.views[b]));
-    bytes += Staging::RoundUp(BytesOfK(&s->places.back()));
+    bytes += Staging::RoundUp(BytesOfK(s->places.back()));
   }
   DYNA_RETURN_IF_ERROR(in_.Begin(bytes));
   const auto take = [&](size_t size) {
@@ -98,24 +124,12 @@ Status Lane::StageScore(const ScoreJob& job, Scoring* s) {
       }
   }
   auto* alive = reinterpret_cast<uint64_t*>(in_.host(alive_at));
-  for (size_t b = 0; b < blocks; ++b) {
-    SegmentPlace& place = s->places[b];
-    const std::byte* from = plan.views[s->seen.begin + b].bytes().data();
-    const size_t size = BytesOfK(&place);
-    s->at.push_back(in_.Take(size));
-    size_t end = size;
-    for (const SegmentPlace::Tile& tile : place.tiles) end -= tile.k_bytes;
-    std::byte* to = in_.host(s->at.back());
-    std::memcpy(to, from, end);
-    for (size_t h = 0; h < heads; ++h) {
-      SegmentPlace::Tile& tile = place.tiles[h];
-      std::memcpy(to + end, from + tile.k_at, tile.k_bytes);
-      tile.k_at = static_cast<uint32_t>(end);
-      end += tile.k_bytes;
-      alive[b * heads + h] = tile.plan.live | place.pins;
-    }
-  }
+  for (const SegmentPlace& place : s->places)
+    for (const SegmentPlace::Tile& tile : place.tiles) *alive++ = tile.plan.live | place.pins;
+  DYNA_RETURN_IF_ERROR(queries_.Reserve(heads * rows * d * 4));
+  auto* parts = reinterpret_cast<QueryPart*>(queries_.data());
   s->rows = {reinterpret_cast<const float*>(in_.device(q_at)),
+             parts,
              static_cast<int>(rows),
              static_cast<int>(slots),
              plan.group,
@@ -128,53 +142,42 @@ Status Lane::StageScore(const ScoreJob& job, Scoring* s) {
   if (!job.lse.empty()) s->given = reinterpret_cast<const float*>(in_.device(given_at));
   s->alive = reinterpret_cast<const uint64_t*>(in_.device(alive_at));
   s->blocks_at_once = std::max<size_t>(1, kDecodedBytes / (heads * kBlockTokens * d * 4));
-  return in_.In(stream_.get());
+  DYNA_RETURN_IF_ERROR(in_.In(stream_.get()));
+  if (!LaunchSplitQueries(s->rows, parts, stream_.get())) return LastError("launch of score");
+  return {};
 }
 
-// K of blocks first .. first + count of those seen, into decoded_.
-Status Lane::DecodeForScore(const ScoreJob& job, const Scoring& s, size_t first, size_t count) {
-  const size_t tile = static_cast<size_t>(kBlockTokens * s.plan.d) * 4;
-  const auto heads = static_cast<size_t>(s.plan.kv_heads);
-  DYNA_RETURN_IF_ERROR(decoded_.Reserve(count * heads * tile));
-  std::vector<DeviceDecode> batch(count);
-  for (size_t i = 0; i < count; ++i) {
-    const ScoreJob::Block& block = job.chain[s.seen.begin + first + i];
-    const SegmentPlace& place = s.places[first + i];
-    DeviceDecode& d = batch[i];
+// K of a part's blocks on its way to the device, and a batch (parts_) that decodes it to decoded_.
+// While the device is at one part, the host copies the next.
+Status Lane::StageBlocks(const ScoreJob& job, size_t part, Scoring* s) {
+  const size_t tile_bytes = static_cast<size_t>(kBlockTokens * s->plan.d) * 4;
+  const auto heads = static_cast<size_t>(s->plan.kv_heads);
+  const size_t first = part * s->blocks_at_once, since = in_.used();
+  std::vector<DeviceDecode> decodes(std::min(s->blocks_at_once, s->places.size() - first));
+  DYNA_RETURN_IF_ERROR(decoded_.Reserve(decodes.size() * heads * tile_bytes));
+  for (size_t i = 0; i < decodes.size(); ++i) {
+    const ScoreJob::Block& block = job.chain[s->seen.begin + first + i];
+    SegmentPlace& place = s->places[first + i];
+    const size_t at = in_.Take(BytesOfK(place));
+    MoveK(block.segment.data(), in_.host(at), &place);
+    DeviceDecode& d = decodes[i];
     d.place = &place;
-    d.segment = in_.device(s.at[first + i]);
+    d.segment = in_.device(at);
     DYNA_ASSIGN_OR_RETURN(d.basis, cache_.Get(block.basis));
     DYNA_ASSIGN_OR_RETURN(d.rope, cache_.Get(block.rope));
     d.head_begin = place.id.head0;
     d.head_end = static_cast<uint16_t>(place.id.head0 + place.id.kv_heads);
     d.k_only = true;
     d.target.dtype = DType::kF32;
-    d.target.k.base = decoded_.data() + i * heads * tile;
-    d.target.k.token_stride = s.plan.d * 4;
-    d.target.k.head_stride = static_cast<int64_t>(tile);
+    d.target.k.base = decoded_.data() + i * heads * tile_bytes;
+    d.target.k.token_stride = s->plan.d * 4;
+    d.target.k.head_stride = static_cast<int64_t>(tile_bytes);
   }
-  // The last plan's upload is over: every plan is followed by a wait.
-  batch_.PlanDecode(batch);
-  for (const DeviceDecode& d : batch) DYNA_RETURN_IF_ERROR(d.status);
-  DYNA_RETURN_IF_ERROR(batch_.Upload(stream_.get()));
-  return batch_.Launch(stream_.get());
-}
-
-// Calls use(blocks) for the blocks seen below `end`, a part at a time, K decoded.
-template <typename Use>
-Status Lane::InParts(const ScoreJob& job, const Scoring& s, size_t end, const Use& use) {
-  for (size_t first = 0; first < end; first += s.blocks_at_once) {
-    const size_t count = std::min(s.blocks_at_once, end - first);
-    DYNA_RETURN_IF_ERROR(DecodeForScore(job, s, first, count));
-    ScoreBlocks blocks;
-    blocks.k = reinterpret_cast<const float*>(decoded_.data());
-    blocks.alive = s.alive + first * static_cast<size_t>(s.plan.kv_heads);
-    blocks.first = static_cast<int>(s.seen.begin + first);
-    blocks.count = static_cast<int>(count);
-    DYNA_RETURN_IF_ERROR(use(blocks));
-    DYNA_RETURN_IF_ERROR(WaitFor(stream_.get()));
-  }
-  return {};
+  DYNA_RETURN_IF_ERROR(in_.InSince(since, stream_.get()));
+  if (parts_.size() == part) parts_.push_back(std::make_unique<DeviceBatch>(plain_));
+  parts_[part]->PlanDecode(decodes);
+  for (const DeviceDecode& d : decodes) DYNA_RETURN_IF_ERROR(d.status);
+  return parts_[part]->Upload(stream_.get());
 }
 
 Status Lane::ScoreOne(ScoreJob* job) {
@@ -184,8 +187,7 @@ Status Lane::ScoreOne(ScoreJob* job) {
   if (!plan.ok()) return {};
   s.plan = std::move(*plan);
   s.seen = BlocksOf(s.plan);
-  DYNA_RETURN_IF_ERROR(StageScore(*job, &s));
-  const size_t blocks = s.seen.end - s.seen.begin;
+  DYNA_RETURN_IF_ERROR(StageWindow(*job, &s));
   const auto row_count = static_cast<size_t>(s.rows.heads) * static_cast<size_t>(s.rows.rows);
   DYNA_RETURN_IF_ERROR(out_.Begin(job->relative.size_bytes()));
   const size_t out = out_.Take(job->relative.size_bytes());
@@ -197,25 +199,45 @@ Status Lane::ScoreOne(ScoreJob* job) {
   DYNA_RETURN_IF_ERROR(mass_.In(stream_.get()));
   auto* mass = reinterpret_cast<Mass*>(mass_.device(mass_at));
   DYNA_RETURN_IF_ERROR(
-      partial_.Reserve(std::min(blocks, s.blocks_at_once) * row_count * sizeof(Mass)));
-  // Given a denominator, only what the sinks take of it is looked for.
-  const bool given = s.given != nullptr;
-  s.rows.seen = given ? s.sinks : s.others;
-  const size_t with_mass = !given ? blocks : s.seen.begin == 0 ? std::min<size_t>(1, blocks) : 0;
-  DYNA_RETURN_IF_ERROR(InParts(*job, s, with_mass, [&](const ScoreBlocks& part) -> Status {
-    if (LaunchScoreMass(s.rows, part, reinterpret_cast<Mass*>(partial_.data()), mass,
+      partial_.Reserve(std::min(s.places.size(), s.blocks_at_once) * row_count * sizeof(Mass)));
+  const auto add_mass = [&](const ScoreBlocks& blocks) -> Status {
+    if (LaunchScoreMass(s.rows, blocks, reinterpret_cast<Mass*>(partial_.data()), mass,
                         stream_.get()))
       return {};
     return LastError("launch of score");
-  }));
-  s.rows.seen = s.others;
-  DYNA_RETURN_IF_ERROR(InParts(*job, s, blocks, [&](const ScoreBlocks& part) -> Status {
-    if (LaunchScoreWeights(s.rows, part, mass, s.given, s.visible,
+  };
+  const auto weigh = [&](const ScoreBlocks& blocks) -> Status {
+    s.rows.seen = s.others;
+    if (LaunchScoreWeights(s.rows, blocks, mass, s.given, s.visible,
                            reinterpret_cast<float*>(out_.device(out)),
                            static_cast<int>(s.plan.length()), stream_.get()))
       return {};
     return LastError("launch of score");
-  }));
+  };
+  // Given a denominator, only what the sinks take of it is looked for: they are in the first block,
+  // and all is done in one pass.
+  const bool given = s.given != nullptr;
+  for (size_t part = 0; part < s.parts(); ++part) {
+    DYNA_RETURN_IF_ERROR(StageBlocks(*job, part, &s));
+    DYNA_RETURN_IF_ERROR(parts_[part]->Launch(stream_.get()));
+    ScoreBlocks blocks = s.Part(part, decoded_.data());
+    s.rows.seen = given ? s.sinks : s.others;
+    if (!given) {
+      DYNA_RETURN_IF_ERROR(add_mass(blocks));
+      continue;
+    }
+    if (blocks.first == 0) {
+      ScoreBlocks sinks = blocks;
+      sinks.count = 1;
+      DYNA_RETURN_IF_ERROR(add_mass(sinks));
+    }
+    DYNA_RETURN_IF_ERROR(weigh(blocks));
+  }
+  // Else once more, backwards: the last part is decoded still.
+  for (size_t left = given ? 0 : s.parts(); left-- > 0;) {
+    if (left + 1 < s.parts()) DYNA_RETURN_IF_ERROR(parts_[left]->Launch(stream_.get()));
+    DYNA_RETURN_IF_ERROR(weigh(s.Part(left, decoded_.data())));
+  }
   DYNA_RETURN_IF_ERROR(out_.Out(stream_.get()));
   DYNA_RETURN_IF_ERROR(WaitFor(stream_.get()));
   std::memcpy(job->relative.data(), out_.host(out), job->relative.size_bytes());
@@ -223,7 +245,12 @@ Status Lane::ScoreOne(ScoreJob* job) {
 }
 
 Status Lane::Score(std::span<ScoreJob*> jobs) {
-  for (ScoreJob* job : jobs) DYNA_RETURN_IF_ERROR(ScoreOne(job));
+  for (ScoreJob* job : jobs) {
+    const Status s = ScoreOne(job);
+    if (s.ok()) continue;
+    (void)WaitFor(stream_.get());  // what is on its way reads memory that the next call fills
+    return s;
+  }
   return {};
 }
 

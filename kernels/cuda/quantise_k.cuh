@@ -215,6 +215,23 @@ __device__ inline uint4 CodeCoarse(const uint32_t (&h)[8], float (&v)[16], const
   return BytesOf(code);
 }
 
+// A float whose low byte is a code: this, and the code.
+constexpr float kCodeZero = 0x1.8p23f;
+// All of a lane's codes of width 4 or 8, by the formula.
+__device__ inline void ExactCodes(const float (&v)[16], const codec::KScale& scale, int width,
+                                  uint32_t (&bits)[16]) {
+#pragma unroll 1
+  for (int i = 0; i < 16; ++i) {
+    // The arrays are indexed by unrolled code only: select instead.
+    float y = 0;
+#pragma unroll
+    for (int k = 0; k < 16; ++k) y = k == i ? v[k] : y;
+    const float code = kCodeZero + static_cast<float>(codec::UniformCode(y, scale, width));
+#pragma unroll
+    for (int k = 0; k < 16; ++k) bits[k] = k == i ? __float_as_uint(code) : bits[k];
+  }
+}
+
 // Widths 4 and 8: nearest by a product with the reciprocal, and its remainder is exact: where it
 // says that another code is as near, all of the lane's codes are the formula's.
 template <bool kAll>
@@ -224,7 +241,7 @@ __device__ inline uint4 CodeUniform(const float (&v)[16], const LaneRows& rows, 
   const codec::KScale scale = codec::UniformScale(sums->lo, sums->hi, mean, width);
   const float s = scale.scale, m = scale.offset;
   const float inverse = s == 0 ? 0.0f : __frcp_rn(s), half_step = .5f * s;
-  const float magic = 0x1.8p23f, top = static_cast<float>((1 << width) - 1);
+  const float magic = kCodeZero, top = static_cast<float>((1 << width) - 1);
   uint32_t bits[16];
   bool unsure = false;
 #pragma unroll
@@ -236,22 +253,11 @@ __device__ inline uint4 CodeUniform(const float (&v)[16], const LaneRows& rows, 
     unsure |= Counts<kAll>(rows, i) && (fabsf(rest) >= half_step || c > top);
     bits[i] = __float_as_uint(t);
   }
-  if (unsure) {
-#pragma unroll 1
-    for (int i = 0; i < 16; ++i) {
-      // The arrays are indexed by unrolled code only: select instead.
-      float y = 0;
-#pragma unroll
-      for (int k = 0; k < 16; ++k) y = k == i ? v[k] : y;
-      const float code = magic + static_cast<float>(codec::UniformCode(y, scale, width));
-#pragma unroll
-      for (int k = 0; k < 16; ++k) bits[k] = k == i ? __float_as_uint(code) : bits[k];
-    }
-  }
+  if (unsure) ExactCodes(v, scale, width, bits);
   if constexpr (!kAll) {
 #pragma unroll
     for (int i = 0; i < 16; ++i)
-      if (!Counts<false>(rows, i)) bits[i] = __float_as_uint(magic);
+      if (!Counts<false>(rows, i)) bits[i] = __float_as_uint(kCodeZero);
   }
   float energy = 0, error = 0;
 #pragma unroll

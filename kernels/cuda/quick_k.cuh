@@ -25,7 +25,7 @@ __device__ inline uint4 QuickUniform(const float (&v)[16], const LaneRows& rows,
   const codec::KScale scale = codec::UniformScale(range.lo, range.hi, 0, width);
   const float s = scale.scale, m = scale.offset;
   const float inverse = s == 0 ? 0.0f : __frcp_rn(s), half_step = .5f * s;
-  const float magic = 0x1.8p23f, top = static_cast<float>((1 << width) - 1);
+  const float magic = kCodeZero, top = static_cast<float>((1 << width) - 1);
   uint32_t bits[16];
   float worst = 0, error = 0;
 #pragma unroll
@@ -40,19 +40,11 @@ __device__ inline uint4 QuickUniform(const float (&v)[16], const LaneRows& rows,
   // Codes do not fall as y grows: the highest is that of hi.
   const bool unsure = worst >= half_step || __fmaf_rn(range.hi - m, inverse, magic) - magic > top;
   if (unsure) {
-#pragma unroll 1
-    for (int i = 0; i < 16; ++i) {
-      float y = 0;
-#pragma unroll
-      for (int k = 0; k < 16; ++k) y = k == i ? v[k] : y;
-      const float code = magic + static_cast<float>(codec::UniformCode(y, scale, width));
-#pragma unroll
-      for (int k = 0; k < 16; ++k) bits[k] = k == i ? __float_as_uint(code) : bits[k];
-    }
+    ExactCodes(v, scale, width, bits);
     if constexpr (!kAll) {
 #pragma unroll
       for (int i = 0; i < 16; ++i)
-        if (!Counts<false>(rows, i)) bits[i] = __float_as_uint(magic);
+        if (!Counts<false>(rows, i)) bits[i] = __float_as_uint(kCodeZero);
     }
   }
   *error_out = QuadSum(error);

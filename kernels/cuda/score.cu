@@ -8,23 +8,12 @@
 #include "kernels/cuda/copy_job.cuh"
 #include "kernels/cuda/fragment.h"
 #include "kernels/cuda/score_kernels.h"
-#include "kernels/cuda/warp.cuh"
+#include "kernels/cuda/split.cuh"
 
 namespace dyna::cuda {
 namespace {
 
 constexpr int kTokens = 64, kTiles = kTokens / 8;
-
-// Two floats as bf16 and what that leaves.
-struct Split {
-  uint32_t high, low;
-};
-__device__ inline Split SplitPair(float a, float b) {
-  Split s;
-  s.high = PackBf16(a, b);
-  s.low = PackBf16(a - LowBf16(s.high), b - HighBf16(s.high));
-  return s;
-}
 
 // K of a block and head as operands: [d / 16][8 n-tiles][32 lanes], high parts, then low ones. A
 // lane's four channels of 16 are neighbours in memory (fragment.h). All threads of the block.
@@ -38,26 +27,72 @@ __device__ inline void OperandsOfK(const float* k, int d, uint4* operand) {
   }
 }
 
-// logit[tile][2 i + e]: of row 16 m + g + 8 i with token 8 tile + 2 q + e.
-__device__ inline void LogitsOf(const ScoreRows& rows, const float* q_of_head, int m,
-                                const uint4* operand, int lane, float (&logit)[kTiles][4]) {
-  const int g = lane / 4, q = lane % 4;
-  const float* at = q_of_head + (16 * m + g) * rows.d + RowChannel(q, 0);
+// What one thread block scores: a block of the chain and a kv head.
+struct ScoredTile {
+  int block, head, index;  // in `blocks`, and of K and `alive` there
+  int start;               // first token
+  uint64_t alive;
+  const uint4* queries;  // of the head
+  int warp, lane, g, q;
+};
+// K to shared memory, and the rest. All threads of the block.
+__device__ inline ScoredTile OpenTile(const ScoreRows& rows, const ScoreBlocks& blocks,
+                                      uint4* operand) {
+  ScoredTile tile;
+  tile.block = blockIdx.x;
+  tile.head = blockIdx.y;
+  tile.index = tile.block * rows.heads + tile.head;
+  tile.warp = threadIdx.x / 32;
+  tile.lane = threadIdx.x % 32;
+  tile.g = tile.lane / 4;
+  tile.q = tile.lane % 4;
+  OperandsOfK(blocks.k + static_cast<size_t>(tile.index) * kTokens * rows.d, rows.d, operand);
+  __syncthreads();
+  tile.alive = blocks.alive[tile.index];
+  tile.start = (blocks.first + tile.block) * kTokens;
+  tile.queries = reinterpret_cast<const uint4*>(rows.parts) +
+                 static_cast<size_t>(tile.head) * rows.rows * rows.d / 4;
+  return tile;
+}
+
+// The other operand, once for all blocks: a lane's words of 16 rows and 16 channels, high and low.
+__global__ void __launch_bounds__(kThreads) SplitQueries(ScoreRows rows, uint4* parts) {
+  const int steps = rows.d / 16, all = rows.heads * rows.rows * steps * 2;  // 32 lanes to 16 rows
+  const int i = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x);
+  if (i >= all) return;
+  const int lane = i % 32, step = i / 32 % steps, row = 16 * (i / (32 * steps)) + lane / 4;
+  const float* at =
+      rows.q + static_cast<size_t>(row) * rows.d + 16 * step + RowChannel(lane % 4, 0);
+  const float4 x = *reinterpret_cast<const float4*>(at);
+  const float4 y = *reinterpret_cast<const float4*>(at + 8 * rows.d);
+  const Split a = SplitPair(x.x, x.y), b = SplitPair(y.x, y.y), c = SplitPair(x.z, x.w),
+              e = SplitPair(y.z, y.w);
+  uint4* to = parts + static_cast<size_t>(i / 32) * 64 + lane;
+  to[0] = make_uint4(a.high, b.high, c.high, e.high);
+  to[32] = make_uint4(a.low, b.low, c.low, e.low);
+}
+
+// logit[tile][2 i + e]: of row 16 m + g + 8 i with token 8 tile + 2 q + e. What a step needs of the
+// queries is on its way a step before.
+__device__ inline void LogitsOf(const ScoreRows& rows, const ScoredTile& tile, int m,
+                                const uint4* operand, float (&logit)[kTiles][4]) {
+  const int steps = rows.d / 16;
+  const uint4* at = tile.queries + m * steps * 64 + tile.lane;
 #pragma unroll
   for (int t = 0; t < kTiles; ++t)
 #pragma unroll
     for (int i = 0; i < 4; ++i) logit[t][i] = 0;
+  uint4 next_high = __ldg(at), next_low = __ldg(at + 32);
 #pragma unroll 1
-  for (int step = 0; step < rows.d / 16; ++step) {
-    const float4 x = __ldg(reinterpret_cast<const float4*>(at + 16 * step));
-    const float4 y = __ldg(reinterpret_cast<const float4*>(at + 16 * step + 8 * rows.d));
-    const Split a = SplitPair(x.x, x.y), b = SplitPair(y.x, y.y), c = SplitPair(x.z, x.w),
-                e = SplitPair(y.z, y.w);
-    const uint32_t high[4] = {a.high, b.high, c.high, e.high},
-                   low[4] = {a.low, b.low, c.low, e.low};
+  for (int step = 0; step < steps; ++step) {
+    const uint32_t high[4] = {next_high.x, next_high.y, next_high.z, next_high.w},
+                   low[4] = {next_low.x, next_low.y, next_low.z, next_low.w};
+    at += step + 1 < steps ? 64 : 0;
+    next_high = __ldg(at);
+    next_low = __ldg(at + 32);
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
-      const uint4 k = operand[(step * kTiles + t) * 32 + lane];
+      const uint4 k = operand[(step * kTiles + t) * 32 + tile.lane];
       MmaBf16(logit[t], high, k.x, k.y);
       MmaBf16(logit[t], high, k.z, k.w);
       MmaBf16(logit[t], low, k.x, k.y);
@@ -66,12 +101,16 @@ __device__ inline void LogitsOf(const ScoreRows& rows, const float* q_of_head, i
 }
 
 // Which of a lane's tokens its row i sees, bit 2 tile + e.
-__device__ inline uint32_t SeenBits(TokenRange seen, uint64_t alive, int start, int q) {
+__device__ inline uint32_t SeenBits(TokenRange seen, const ScoredTile& tile) {
+  const int start = tile.start;
+  if (seen.begin <= start && seen.end >= start + kTokens && tile.alive == ~uint64_t{0})
+    return (1u << 2 * kTiles) - 1;
   uint32_t bits = 0;
 #pragma unroll
   for (int k = 0; k < 2 * kTiles; ++k) {
-    const int t = 8 * (k / 2) + 2 * q + k % 2;
-    if (start + t >= seen.begin && start + t < seen.end && (alive >> t & 1) != 0) bits |= 1u << k;
+    const int t = 8 * (k / 2) + 2 * tile.q + k % 2;
+    if (start + t >= seen.begin && start + t < seen.end && (tile.alive >> t & 1) != 0)
+      bits |= 1u << k;
   }
   return bits;
 }
@@ -85,23 +124,17 @@ __device__ inline Mass Add(const Mass& a, const Mass& b) {
 __global__ void __launch_bounds__(kThreads)
     MassOfBlocks(ScoreRows rows, ScoreBlocks blocks, Mass* partial) {
   extern __shared__ uint4 operand[];
-  const int block = blockIdx.x, head = blockIdx.y, tile = block * rows.heads + head;
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
-  OperandsOfK(blocks.k + static_cast<size_t>(tile) * kTokens * rows.d, rows.d, operand);
-  __syncthreads();
-  const uint64_t alive = blocks.alive[tile];
-  const int start = (blocks.first + block) * kTokens;
-  const float* q_of_head = rows.q + static_cast<size_t>(head) * rows.rows * rows.d;
-  Mass* out = partial + static_cast<size_t>(tile) * rows.rows;
-  for (int m = warp; m < rows.rows / 16; m += kThreads / 32) {
+  const ScoredTile tile = OpenTile(rows, blocks, operand);
+  Mass* out = partial + static_cast<size_t>(tile.index) * rows.rows;
+  for (int m = tile.warp; m < rows.rows / 16; m += kThreads / 32) {
     uint32_t sees[2];
 #pragma unroll
     for (int i = 0; i < 2; ++i)
-      sees[i] = SeenBits(rows.seen[(16 * m + 8 * i + g) / rows.slots], alive, start, q);
+      sees[i] = SeenBits(rows.seen[(16 * m + 8 * i + tile.g) / rows.slots], tile);
     Mass mass[2] = {{-INFINITY, 0}, {-INFINITY, 0}};
     if (__any_sync(~0u, (sees[0] | sees[1]) != 0)) {
       float logit[kTiles][4];
-      LogitsOf(rows, q_of_head, m, operand, lane, logit);
+      LogitsOf(rows, tile, m, operand, logit);
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         float most = -INFINITY, sum = 0;
@@ -118,9 +151,9 @@ __global__ void __launch_bounds__(kThreads)
         mass[i] = {most, sum};
       }
     }
-    if (q == 0) {
-      out[16 * m + g] = mass[0];
-      out[16 * m + 8 + g] = mass[1];
+    if (tile.q == 0) {
+      out[16 * m + tile.g] = mass[0];
+      out[16 * m + 8 + tile.g] = mass[1];
     }
   }
 }
@@ -151,33 +184,27 @@ __device__ inline float DenominatorOf(const Mass& mass, const float* given) {
   return *given + logf(fmaxf(1 - expf(log - *given), 1e-4f));
 }
 
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 5)
     WeightsOfBlocks(ScoreRows rows, ScoreBlocks blocks, const Mass* mass, const float* given,
                     const float* visible, float* relative, int length) {
   extern __shared__ uint4 operand[];
   __shared__ float of_warp[kThreads / 32][kTokens];
-  const int block = blockIdx.x, head = blockIdx.y, tile = block * rows.heads + head;
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
-  OperandsOfK(blocks.k + static_cast<size_t>(tile) * kTokens * rows.d, rows.d, operand);
-  __syncthreads();
-  const uint64_t alive = blocks.alive[tile];
-  const int start = (blocks.first + block) * kTokens;
-  const float* q_of_head = rows.q + static_cast<size_t>(head) * rows.rows * rows.d;
+  const ScoredTile tile = OpenTile(rows, blocks, operand);
   float sum[2 * kTiles] = {};
-  for (int m = warp; m < rows.rows / 16; m += kThreads / 32) {
+  for (int m = tile.warp; m < rows.rows / 16; m += kThreads / 32) {
     uint32_t sees[2];
     float log[2], share[2];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const int r = 16 * m + 8 * i + g, w = r / rows.slots;
-      sees[i] = r % rows.slots < rows.group ? SeenBits(rows.seen[w], alive, start, q) : 0;
-      const int row = head * rows.rows + r;
+      const int r = 16 * m + 8 * i + tile.g, w = r / rows.slots;
+      sees[i] = r % rows.slots < rows.group ? SeenBits(rows.seen[w], tile) : 0;
+      const int row = tile.head * rows.rows + r;
       log[i] = DenominatorOf(mass[row], given == nullptr ? nullptr : given + row);
       share[i] = r % rows.slots == 0 ? visible[w] : 0.0f;  // the first row adds for its group
     }
     if (!__any_sync(~0u, (sees[0] | sees[1]) != 0)) continue;
     float logit[kTiles][4];
-    LogitsOf(rows, q_of_head, m, operand, lane, logit);
+    LogitsOf(rows, tile, m, operand, logit);
 #pragma unroll
     for (int k = 0; k < 2 * kTiles; ++k) {
       float weight[2];
@@ -199,22 +226,30 @@ __global__ void __launch_bounds__(kThreads)
     sum[k] += Xor(sum[k], 4);
     sum[k] += Xor(sum[k], 8);
     sum[k] += Xor(sum[k], 16);
-    if (g == 0) of_warp[warp][8 * (k / 2) + 2 * q + k % 2] = sum[k];
+    if (tile.g == 0) of_warp[tile.warp][8 * (k / 2) + 2 * tile.q + k % 2] = sum[k];
   }
   __syncthreads();
   if (threadIdx.x >= kTokens) return;
-  const int t = threadIdx.x;
+  const int t = threadIdx.x, start = tile.start;
   int count = 0;
   for (int w = 0; w < rows.rows / rows.slots; ++w)
     count += start + t >= rows.seen[w].begin && start + t < rows.seen[w].end ? 1 : 0;
   const float all = of_warp[0][t] + of_warp[1][t] + of_warp[2][t] + of_warp[3][t];
-  relative[static_cast<size_t>(head) * length + start + t] =
+  relative[static_cast<size_t>(tile.head) * length + start + t] =
       count > 0 ? all / static_cast<float>(count) : 0.0f;
 }
 
 int OperandBytes(int d) { return d / 16 * kTiles * 32 * static_cast<int>(sizeof(uint4)); }
 
 }  // namespace
+
+bool LaunchSplitQueries(const ScoreRows& rows, QueryPart* parts, CUstream_st* stream) {
+  static_assert(sizeof(QueryPart) == sizeof(uint4));
+  const int all = rows.heads * rows.rows * (rows.d / 16) * 2;
+  SplitQueries<<<(all + kThreads - 1) / kThreads, kThreads, 0, stream>>>(
+      rows, reinterpret_cast<uint4*>(parts));
+  return cudaPeekAtLastError() == cudaSuccess;
+}
 
 bool LaunchScoreMass(const ScoreRows& rows, const ScoreBlocks& blocks, Mass* partial, Mass* mass,
                      CUstream_st* stream) {

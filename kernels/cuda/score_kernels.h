@@ -12,10 +12,15 @@ namespace dyna::cuda {
 struct TokenRange {
   int32_t begin, end;
 };
+// Queries as the matrix instructions take them; as many bytes as the queries.
+struct alignas(16) QueryPart {
+  uint32_t word[4];
+};
 // Queries of a kv head are rows: row w slots + g is query head g of its group at position w. Rows
 // beyond the group or the window are there, and count nowhere.
 struct ScoreRows {
   const float* q = nullptr;          // [heads][rows][d], scaled
+  const QueryPart* parts = nullptr;  // of them (LaunchSplitQueries)
   int rows = 0;                      // a multiple of 16
   int slots = 1;                     // 1, 2, 4, 8 or 16: a group with room
   int group = 1;                     // query heads of a kv head, at most `slots`
@@ -33,6 +38,8 @@ struct Mass {
   float most, sum;
 };
 
+// rows.q -> `parts`, heads x rows x d / 4 of them. Before the others, which read rows.parts.
+bool LaunchSplitQueries(const ScoreRows& rows, QueryPart* parts, CUstream_st* stream);
 // Of each block, into `partial` ([count][heads][rows]), and added to `mass` ([heads][rows]).
 bool LaunchScoreMass(const ScoreRows& rows, const ScoreBlocks& blocks, Mass* partial, Mass* mass,
                      CUstream_st* stream);

@@ -146,9 +146,13 @@ TEST_F(CudaScore, OfALongChain) {
   shape.queries = 3;
   shape.blocks = few_ ? 20 : 300;
   shape.first = static_cast<uint32_t>(shape.blocks * 64 - 3);
-  Check(shape);
-  shape.window = 9000;
-  Check(shape);
+  for (const bool given : {false, true})
+    for (const uint32_t window : {0u, 9000u}) {
+      shape.given = given;
+      shape.window = window;
+      Check(shape);
+      if (HasFatalFailure()) return;
+    }
 }
 
 // The CPU does what the kernels have no room for.

@@ -32,6 +32,11 @@ class Staging {
   Status In(CUstream_st* stream) const {
     return CopyToDevice(device_.data(), host_.data(), used_, stream);
   }
+  // What was taken since `at` was the next to be: the rest is on its way already.
+  Status InSince(size_t at, CUstream_st* stream) const {
+    return CopyToDevice(device(at), host(at), used_ - at, stream);
+  }
+  size_t used() const { return used_; }
   // Nothing of what was there before comes back with what kernels write.
   Status Zero(CUstream_st* stream) const { return ZeroDevice(device_.data(), used_, stream); }
   Status Out(CUstream_st* stream) const {

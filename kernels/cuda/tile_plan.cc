@@ -41,17 +41,6 @@ Status CheckKv(const DeviceKv& kv, const char* name) {
   return {};
 }
 
-Rows RowsOf(const DeviceRows& rows, int head_index) {
-  Rows r;
-  r.base = rows.base + head_index * rows.head_stride;
-  r.token_stride = rows.token_stride;
-  r.pages = rows.pages;
-  r.page_stride = rows.page_stride;
-  r.first = rows.first_token;
-  r.shift = rows.pages == nullptr ? 0 : static_cast<uint32_t>(std::countr_zero(rows.page_tokens));
-  return r;
-}
-
 TileOp OpOf(uint8_t tile_kind, bool v) {
   if (tile_kind == kind::kRaw) return TileOp::kRaw;
   if (tile_kind == kind::kFp8) return TileOp::kFp8;
@@ -99,6 +88,17 @@ Status CheckDim(int head_dim) {
 
 }  // namespace
 
+Rows RowsOf(const DeviceRows& rows, int head_index) {
+  Rows r;
+  r.base = rows.base + head_index * rows.head_stride;
+  r.token_stride = rows.token_stride;
+  r.pages = rows.pages;
+  r.page_stride = rows.page_stride;
+  r.first = rows.first_token;
+  r.shift = rows.pages == nullptr ? 0 : static_cast<uint32_t>(std::countr_zero(rows.page_tokens));
+  return r;
+}
+
 SegmentPlace PlaceOf(const SegmentView& view) {
   SegmentPlace place;
   place.id = view.id();
@@ -124,10 +124,10 @@ int DeviceBatch::BaseOf(const DeviceRope* rope, uint32_t block_index) {
   const auto [it, is_new] = base_of_.try_emplace({rope, block_index}, 0);
   if (!is_new) return it->second;
   it->second = static_cast<int>(bases_.size());
-  for (int p = 0; p < rope->pairs(); ++p) {
-    const auto a = rope->table().FirstAngle(uint64_t{block_index} * kBlockTokens, p);
-    bases_.push_back({a.cos, a.sin});
-  }
+  RopeTable::Angle at[kMaxHeadDim / 2];
+  const auto pairs = std::span(at).first(static_cast<size_t>(rope->pairs()));
+  rope->table().FirstAngles(uint64_t{block_index} * kBlockTokens, pairs);
+  for (const RopeTable::Angle& a : pairs) bases_.push_back({a.cos, a.sin});
   if (bases_.size() % 2 != 0) bases_.push_back({1, 0});  // pairs of turns are loaded together
   return it->second;
 }

@@ -15,6 +15,7 @@
 
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/device_batch.h"
+#include "kernels/cuda/device_moments.h"
 #include "kernels/cuda/score_kernels.h"
 #include "kernels/test_data.h"
 
@@ -131,6 +132,7 @@ class Bench {
                 encodes_[0].place.nmse);
     if (!shape_.k || !shape_.v) return;
     Transcode(segments);
+    Moments(ms);
     std::vector<DeviceDecode> decodes;
     for (const DeviceEncode& job : encodes_) {
       DeviceDecode d;
@@ -256,6 +258,38 @@ class Bench {
            static_cast<double>(raw_));
   }
 
+  // What teaches a basis, of the K that an encode took `encode_ms` for: of one block in 64 (a
+  // context that has its bases) and of all, each added to its layer's sums or with sums of its own.
+  void Moments(double encode_ms) {
+    if (bases_.empty() || shape_.mixed || shape_.measure) return;
+    struct Case {
+      const char* name;
+      size_t every;
+      bool by_layer;
+    };
+    for (const Case& c :
+         {Case{"1 in 64", 64, false}, Case{"all by layer", 1, true}, Case{"all", 1, false}}) {
+      const size_t layers = 256 / kHeads;
+      std::vector<DeviceMoments> jobs;
+      for (size_t i = 0; i < encodes_.size(); ++i) {
+        if (i / layers % c.every != 0) continue;
+        DeviceMoments job;
+        job.rows = encodes_[i].source.k;
+        job.rope = encodes_[i].rope;
+        job.first_position = uint64_t{encodes_[i].id.block_index} * kBlockTokens;
+        job.heads = kHeads;
+        if (c.by_layer) job.sum_of = bases_[i % layers].get();
+        jobs.push_back(job);
+      }
+      DeviceMomentsBatch batch;
+      batch.Plan(jobs, shape_.d, true);
+      Must(batch.Upload(nullptr));
+      const double ms = Time([&] { Must(batch.Launch(nullptr)); });
+      std::printf("%-26s moments of %-12s %8.3f ms, %.4f x encode, %zu tiles in %zu sums\n",
+                  shape_.name, c.name, ms, ms / encode_ms, batch.tiles(), batch.sums());
+    }
+  }
+
   const Shape shape_;
   std::mt19937 random_;
   PlainRuns plain_;
@@ -276,14 +310,28 @@ __global__ void FillFloats(float* out, size_t count) {
     out[i] = static_cast<float>((i * 0x9E3779B97F4A7C15ull >> 40) & 0xffff) / 32768.0f - 1;
 }
 
+// The best of some calls, in milliseconds of the caller.
+template <typename F>
+double Best(const F& call, int runs) {
+  double best = 1e30;
+  for (int run = 0; run < runs; ++run) {
+    const auto begin = std::chrono::steady_clock::now();
+    call();
+    const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - begin;
+    best = std::min(best, took.count());
+  }
+  return best;
+}
+
 // A window of 64 queries over 102,400 tokens, 32 query heads and 8 kv heads: the kernels alone,
 // over K that is decoded already, and the whole call for a chain in host memory, on either backend.
 void MeasureScore() {
   constexpr int kD = 128, kGroup = 4, kQueries = 64, kBlocks = 1600, kRows = kQueries * kGroup;
   constexpr size_t kFloats = size_t{kBlocks} * kHeads * 64 * kD;
-  DeviceMemory k, q, rest, partial, relative;
+  DeviceMemory k, q, parts, rest, partial, relative;
   Must(k.Reserve(4 * kFloats));
   Must(q.Reserve(size_t{4} * kHeads * kRows * kD));
+  Must(parts.Reserve(q.size()));
   Must(partial.Reserve(sizeof(Mass) * kBlocks * kHeads * kRows));
   Must(relative.Reserve(size_t{4} * kHeads * kBlocks * 64));
   FillFloats<<<4096, 256>>>(reinterpret_cast<float*>(k.data()), kFloats);
@@ -302,12 +350,20 @@ void MeasureScore() {
   };
   Must(rest.Reserve(1 << 20));
   at = rest.data();
-  ScoreRows rows{
-      reinterpret_cast<const float*>(q.data()), kRows, kGroup, kGroup, kHeads, kD, put(seen)};
+  auto* of_queries = reinterpret_cast<QueryPart*>(parts.data());
+  ScoreRows rows{reinterpret_cast<const float*>(q.data()),
+                 of_queries,
+                 kRows,
+                 kGroup,
+                 kGroup,
+                 kHeads,
+                 kD,
+                 put(seen)};
   const ScoreBlocks blocks{reinterpret_cast<const float*>(k.data()), put(alive), 0, kBlocks};
   Mass* mass = put(none);
   const float* of_query = put(visible);
   const double ms = Time([&] {
+    LaunchSplitQueries(rows, of_queries, nullptr);
     LaunchScoreMass(rows, blocks, reinterpret_cast<Mass*>(partial.data()), mass, nullptr);
     LaunchScoreWeights(rows, blocks, mass, nullptr, of_query,
                        reinterpret_cast<float*>(relative.data()), kBlocks * 64, nullptr);
@@ -357,17 +413,71 @@ void MeasureScore() {
     job.q_heads = kHeads * kGroup;
     job.scale = .0884f;
     job.relative = scores;
-    double best = 1e30;
-    for (int run = 0; run < (backend == cuda->get() ? 5 : 1); ++run) {
-      const auto begin = std::chrono::steady_clock::now();
-      backend->Score({&job, 1});
-      const std::chrono::duration<double, std::milli> took =
-          std::chrono::steady_clock::now() - begin;
-      best = std::min(best, took.count());
-    }
+    const double best = Best([&] { backend->Score({&job, 1}); }, backend == cuda->get() ? 7 : 1);
     Must(job.status);
     std::printf("the same by the backend, K at L2 in host memory, %s: %.1f ms\n",
                 std::string(backend->description()).c_str(), best);
+  }
+}
+
+// Whole calls over host memory: 8 blocks of 32 layers, 8 kv heads, d 128, bf16.
+void MeasureCalls() {
+  constexpr int kD = 128, kLayers = 32, kJobs = 8 * kLayers;
+  testing::Model model;
+  model.d = kD;
+  model.kv_heads = kHeads;
+  std::mt19937 random(5);
+  const auto basis = model.MakeBasis(random);
+  const RopeTable table(testing::MakeRope(kD));
+  auto cpu = MakeCpuBackend();
+  auto cuda = MakeCudaBackend();
+  Must(cpu.status());
+  Must(cuda.status());
+  const std::vector<TilePlan> plan(kHeads,
+                                   {kind::Level(basis->LevelOf(2)), kind::VBits(2), ~uint64_t{0}});
+  testing::KvBuffer kv(kHeads, kD, DType::kBf16);
+  testing::FillKv(model, testing::MakeRope(kD), 0, random, &kv);
+  std::vector<testing::KvBuffer> sources(kJobs, kv);  // not in a cache
+  std::vector<testing::AlignedBytes> segments;
+  std::vector<EncodeJob> encodes(kJobs);
+  std::vector<MomentsJob> own(kJobs), by_layer;
+  const size_t triangle = UpperTriangle(kD);
+  std::vector<std::vector<float>> scatter(kJobs, std::vector<float>(kHeads * triangle));
+  std::vector<float> sum(size_t{kHeads} * kD);
+  std::vector<uint32_t> count(kHeads);
+  segments.reserve(kJobs);
+  for (size_t i = 0; i < kJobs; ++i) {
+    EncodeJob& job = encodes[i];
+    job.id = testing::MakeId(kD, kHeads, DType::kBf16, basis.get(), 0);
+    job.source = sources[i].view();
+    job.basis = basis.get();
+    job.rope = &table;
+    job.plan = plan;
+    segments.emplace_back(EncodedBytes(job.id, plan, 0, basis.get()));
+    job.out = segments.back().span();
+    MomentsJob& m = own[i];
+    m.source = job.source;
+    m.rope = &table;
+    m.kv_heads = kHeads;
+    m.head_dim = kD;
+    m.count = count;
+    m.sum = sum;
+    m.scatter = scatter[i];
+    by_layer.push_back(m);
+    by_layer.back().scatter = scatter[i % kLayers];
+  }
+  for (Backend* backend : {cuda->get(), cpu->get()}) {
+    const int runs = backend == cuda->get() ? 9 : 2;
+    const double encode = Best([&] { backend->Encode(encodes); }, runs);
+    const double each = Best([&] { backend->Moments(own); }, runs);
+    const double layer = Best([&] { backend->Moments(by_layer); }, runs);
+    Must(encodes[0].status);
+    Must(own[0].status);
+    std::printf(
+        "call of %d segments, host memory, %s: encode %.2f ms, moments %.2f, by layer %.2f "
+        "(of 1 in 64: %.4f x encode)\n",
+        kJobs, std::string(backend->description()).c_str(), encode, each, layer,
+        each / encode / 64);
   }
 }
 
@@ -429,5 +539,6 @@ int main(int argc, char** argv) {
   for (const Shape& shape : kShapes)
     if (Chosen(only, shape.name)) Bench(shape, gib << 30).Run();
   if (Chosen(only, "score")) MeasureScore();
+  if (Chosen(only, "calls")) MeasureCalls();
   return 0;
 }
