@@ -78,18 +78,19 @@ def measure(table: str, only: str, binary: pathlib.Path, scope: Scope, jobs: int
 
 
 def make_profiles(arguments: list[str]) -> None:
-    """The two profiles of the test model, from the tuning passages that bases are made of."""
+    """The two profiles of the test model, from the tuning passages that profiles are made of."""
     from smollm2 import fetch_gguf
 
     files = []
-    for name in texts.BASIS_PROMPTS:
+    for name in texts.PROFILE_TEXTS:
         path = build_folder() / "texts" / f"{name}.txt"
         path.write_text(texts.passage(name).text())
         files.append(str(path))
     for out, frame in ((PROFILE, "pre"), (PROFILE_POST, "post")):
         command = [sys.executable, "-m", "dynacompress.profile.cli", str(fetch_gguf()), "--text",
                    *files, "--out", str(out), "--frame", frame, "--cache",
-                   str(build_folder() / "model"), *arguments]  # fmt: skip
+                   str(build_folder() / "model"), "--omega-texts", "8", "--omega-tokens", "384",
+                   *arguments]  # fmt: skip
         subprocess.run(command, check=True)
 
 

@@ -49,7 +49,8 @@ def test_splits_do_not_share_text() -> None:
     tuning, reporting = texts.passages("tuning"), texts.passages("reporting")
     assert len(tuning) >= 16 and len(reporting) >= 8
     assert not {(p.package, p.member) for p in tuning} & {(p.package, p.member) for p in reporting}
-    assert set(texts.BASIS_PROMPTS) <= {p.name for p in tuning}
+    assert set(texts.PROFILE_TEXTS) <= {p.name for p in tuning}
+    assert set(texts.BASIS_PROMPTS) <= set(texts.PROFILE_TEXTS)
 
 
 def test_cut_begins_at_a_paragraph() -> None:

@@ -22,6 +22,10 @@ BASIS_PROMPTS = (
     "tarfile",
     "jargon",
 )  # the four that a four-prompt basis is made of
+# Those that the profile is made of: all of the tuning split but four, on which choices are watched.
+PROFILE_TEXTS = (
+    *BASIS_PROMPTS, "letters", "perlfunc", "people", "licence", "truetype", "eigen", "jquery", "wget",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
