@@ -164,7 +164,7 @@ TEST(KvRunSplit, PiecesAreWhatIsWanted) {
     memory.dtype = DType::kF16;
     memory.k.assign(size_t{blocks} * layers, &byte);
     memory.v = memory.k;
-    KvRun run = KvRun::Create(spec, 0, layers, blocks, 1, memory).value();
+    KvRun run = KvRun::Create(spec, 0, layers, blocks, 1, memory, nullptr).value();
     for (uint16_t l = 0; l < layers; ++l)
       if (dice() % 2 == 0) run.SkipBefore(l, static_cast<uint32_t>(dice() % (blocks + 2)));
     const size_t most = 1 + dice() % 12;
