@@ -208,7 +208,8 @@ void Store::Impl::StartReports() {
       work->layers.push_back({static_cast<uint16_t>(l), {}, {}});
       job->chains.emplace_back();
       job->teaches.push_back(
-          window && ctx->learning_allowed && (ctx->omega.empty() || ctx->omega_learned) &&
+          window && ctx->learning_allowed && options.policy.omega != OmegaGrain::kOff &&
+          (ctx->omega.empty() || ctx->omega_learned) &&
           ctx->traffic.Wants(l, static_cast<uint32_t>(work->chain.size()) * kBlockTokens));
       for (const BlockRef& b : work->chain) {
         if (!window) break;

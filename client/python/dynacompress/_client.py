@@ -22,7 +22,22 @@ def block_hashes(tokens: Sequence[int], salt: bytes = b"", parent: bytes = ROOT)
     return names
 
 
-class Lease:
+class _Released:
+    """What a `with` block lets go of at its end."""
+
+    def release(self) -> None:
+        raise NotImplementedError
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+
+class Lease(_Released):
     """The leading run of a lookup, held until it is released: a context manager."""
 
     def __init__(self, core: _core.Lease, context: Context) -> None:
@@ -51,14 +66,6 @@ class Lease:
     def __enter__(self) -> Lease:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.release()
-
 
 def _handle_of(stream: Any) -> int | None:
     """A CUDA stream as put and fetch take it: torch's, CuPy's, a cudaStream_t, or None."""
@@ -67,7 +74,7 @@ def _handle_of(stream: Any) -> int | None:
     return None if stream is None else int(stream)
 
 
-class GpuRegion:
+class GpuRegion(_Released):
     """An array's memory on a GPU that the daemon reads and writes in place: a context manager.
 
     Keeps the array. Release it before the memory is used for something else by somebody else.
@@ -90,14 +97,6 @@ class GpuRegion:
 
     def __enter__(self) -> GpuRegion:
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.release()
 
 
 class Context:
