@@ -2,6 +2,7 @@
 """Counts test cases from the XML files that a stage of tests/run left.
 
   count.py LOGS STAGE            "12 passed, 1 skipped"
+  count.py LOGS --failures       what failed, by name, with the first lines that say why
   count.py LOGS --total FAILED   the closing line of tests/run, over all stages
 
 A ctest test that wrote Google Test's XML counts as its cases, any other as one case. A stage that
@@ -9,6 +10,7 @@ failed without a failed case (it did not build, or crashed) counts as one failur
 """
 
 import pathlib
+import re
 import sys
 import xml.etree.ElementTree as ET
 
@@ -44,6 +46,49 @@ def count_ctest(folder):
     return tuple(total)
 
 
+# What a crash or a sanitizer says first; without it the last lines of the output.
+SPOKE = re.compile(r"ERROR: |runtime error: |WARNING: ThreadSanitizer|Check failed|terminate called")
+LINES = 6  # of each failure
+
+
+def failed_cases(path):
+    """(name, why) of each failed case of one XML file."""
+    for case in ET.parse(path).getroot().iter("testcase"):
+        said = case.find("failure")
+        said = case.find("error") if said is None else said
+        if said is not None:
+            name = ".".join(filter(None, (case.get("classname"), case.get("name"))))
+            yield name, "\n".join(filter(None, (said.get("message"), said.text)))
+
+
+def failures(folder):
+    """(name, why) of everything that failed in a stage; an executable that failed without a failed
+    case by what it printed."""
+    if (folder / "ctest.junit").exists():
+        for case in ET.parse(folder / "ctest.junit").getroot().iter("testcase"):
+            if case.find("failure") is None and case.get("status") != "fail":
+                continue
+            gtest = folder / (case.get("name") + ".xml")
+            cases = list(failed_cases(gtest)) if gtest.exists() else []
+            if not cases:
+                lines = (case.findtext("system-out") or "").splitlines()
+                spoke = [i for i, line in enumerate(lines) if SPOKE.search(line)]
+                from_line = spoke[0] if spoke else -LINES
+                cases = [(case.get("name"), "\n".join(lines[from_line:]))]
+            yield from cases
+    if (folder / "pytest.xml").exists():
+        yield from failed_cases(folder / "pytest.xml")
+
+
+def print_failures(logs):
+    for folder in sorted((logs / "xml").glob("*")):
+        for name, why in failures(folder):
+            lines = [line for line in why.splitlines() if line.strip()]
+            print(f"{folder.name}: {name}")
+            for line in lines[:LINES]:
+                print(f"    {line[:160]}")
+
+
 def count_stage(logs, stage):
     total = [0, 0, 0]
     folder = logs / "xml" / stage
@@ -61,6 +106,8 @@ def count_stage(logs, stage):
 
 def main(arguments):
     logs = pathlib.Path(arguments[0])
+    if arguments[1] == "--failures":
+        return print_failures(logs)
     if arguments[1] != "--total":
         (passed, failed, skipped), any_ran = count_stage(logs, arguments[1])
         words = [f"{passed} passed"]

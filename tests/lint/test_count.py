@@ -23,3 +23,24 @@ def test_a_crash_after_the_last_case_is_a_failure(tmp_path):
 
 def test_a_stage_that_left_nothing_counts_nothing(tmp_path):
     assert count.count_stage(tmp_path, "build") == ((0, 0, 0), False)
+
+
+def test_failures_are_named_with_the_first_words_of_why(tmp_path, capsys):
+    stage = tmp_path / "xml" / "asan"
+    stage.mkdir(parents=True)
+    noise = "\n".join(f"[ OK ] {i}" for i in range(500))
+    (stage / "ctest.junit").write_text(
+        '<testsuite><testcase name="a" status="fail"><failure/></testcase>'
+        f'<testcase name="b" status="fail"><failure/><system-out>{noise}\n'
+        f'==1==ERROR: LeakSanitizer\nleak of 8\n{noise}</system-out></testcase>'
+        f'<testcase name="c" status="fail"><failure/><system-out>{noise}</system-out></testcase>'
+        '</testsuite>')
+    (stage / "a.xml").write_text(
+        '<testsuites><testsuite><testcase classname="Suite" name="y"><failure message="a.cc:1">'
+        'a.cc:1</failure></testcase></testsuite></testsuites>')
+    count.print_failures(tmp_path)
+    said = capsys.readouterr().out
+    assert "asan: Suite.y\n    a.cc:1\n" in said
+    assert "asan: b\n    ==1==ERROR: LeakSanitizer\n    leak of 8\n" in said
+    assert "asan: c\n    [ OK ] 494\n" in said
+    assert len(said.splitlines()) < 25
