@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <list>
 #include <memory>
 #include <optional>
 #include <string_view>
@@ -54,6 +55,14 @@ struct Segment {
   uint16_t head_end() const { return static_cast<uint16_t>(head_begin + kv_heads); }
 };
 
+struct Block;
+struct Writer;
+
+struct OpenPut {
+  std::shared_ptr<Block> block;
+  std::shared_ptr<Writer> writer;
+};
+
 // A shard that is being written by one session. Aborted when the session dies or takes too long.
 struct Writer {
   SessionId session = 0;
@@ -64,11 +73,12 @@ struct Writer {
   bool aborted = false;
   int64_t expires_at_ms = 0;
   TimePoint started;
-  uint64_t reserved = 0;            // arena bytes, until it commits or aborts
-  size_t encoding = 0;              // segments whose job is under way
-  std::vector<Segment> segments;    // one a layer of the shard; bytes 0: not there yet
-  std::vector<bool> taken;          // [layer - shard.layer_begin]: put, coded or not
-  std::vector<record::Cell> cells;  // [layer][head] of the shard
+  std::list<OpenPut>::iterator open;  // its entry in its session's list
+  uint64_t reserved = 0;              // arena bytes, until it commits or aborts
+  size_t encoding = 0;                // segments whose job is under way
+  std::vector<Segment> segments;      // one a layer of the shard; bytes 0: not there yet
+  std::vector<bool> taken;            // [layer - shard.layer_begin]: put, coded or not
+  std::vector<record::Cell> cells;    // [layer][head] of the shard
   bool complete() const;
 };
 

@@ -125,7 +125,7 @@ void Store::Fetch(const Caller& caller, const wire::Fetch& fetch,
     s.loop.Post([op] { op->Finish(); });
     return;
   }
-  lease->expires = std::max(lease->expires, s.clock.Now() + s.options.lease_ttl);
+  s.leases.Extend(*lease, s.clock.Now() + s.options.lease_ttl);
   if (fetch.form == wire::Form::kAsStored) op->stored.resize(segments);
   const size_t heads = static_cast<size_t>(fetch.head_end - fetch.head_begin);
   if (fetch.want_masks) op->out.reply.live.resize(segments * heads);

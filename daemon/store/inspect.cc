@@ -62,7 +62,7 @@ StoreStats Store::stats() const {
     const SpillStats d = s.bank->stats();
     out.bank = {d.blocks, d.live_bytes};
   }
-  for (const auto& [id, session] : s.sessions) out.writing_blocks += session.open_puts;
+  for (const auto& [id, session] : s.sessions) out.writing_blocks += session.writing.size();
   double bits = 0, nmse = 0, weight = 0;
   s.blocks.ForEach([&](Block& b) {
     if (b.state() != BlockState::kResident || b.opaque) return;

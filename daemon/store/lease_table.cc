@@ -11,19 +11,20 @@ uint64_t LeaseTable::Grant(HeldLease lease) {
     if (lease.max_nmse > 0) ++b->frozen;
     b->lease_floor = std::max(b->lease_floor, lease.min_quality);
   }
-  const uint64_t id = lease.id;
-  leases_.emplace(id, std::move(lease));
-  return id;
+  const Key key{lease.session, lease.id};
+  by_expiry_.emplace(lease.expires, key);
+  leases_.emplace(key, std::move(lease));
+  return key.second;
 }
 
 HeldLease* LeaseTable::Find(SessionId session, uint64_t id) {
-  auto it = leases_.find(id);
-  return it == leases_.end() || it->second.session != session ? nullptr : &it->second;
+  auto it = leases_.find({session, id});
+  return it == leases_.end() ? nullptr : &it->second;
 }
 
 bool LeaseTable::Release(SessionId session, uint64_t id) {
-  auto it = leases_.find(id);
-  if (it == leases_.end() || it->second.session != session) return false;
+  auto it = leases_.find({session, id});
+  if (it == leases_.end()) return false;
   Drop(it);
   return true;
 }
@@ -33,27 +34,32 @@ void LeaseTable::Forget(Block& block) {
 }
 
 void LeaseTable::ReleaseSession(SessionId session) {
-  for (auto it = leases_.begin(); it != leases_.end();) {
-    auto next = std::next(it);
-    if (it->second.session == session) Drop(it);
-    it = next;
-  }
+  for (auto it = leases_.lower_bound({session, 0});
+       it != leases_.end() && it->first.first == session;)
+    Drop(it++);
 }
 
-std::vector<std::pair<SessionId, uint64_t>> LeaseTable::Expire(TimePoint now) {
+void LeaseTable::Extend(HeldLease& lease, TimePoint expires) {
+  if (expires <= lease.expires) return;
+  const Key key{lease.session, lease.id};
+  by_expiry_.erase({lease.expires, key});
+  by_expiry_.emplace(lease.expires = expires, key);
+}
+
+std::vector<std::pair<SessionId, uint64_t>> LeaseTable::Expire(TimePoint now, size_t max_blocks) {
   std::vector<std::pair<SessionId, uint64_t>> ended;
-  for (auto it = leases_.begin(); it != leases_.end();) {
-    auto next = std::next(it);
-    if (it->second.expires <= now) {
-      ended.emplace_back(it->second.session, it->first);
-      Drop(it);
-    }
-    it = next;
+  for (size_t blocks = 0; blocks < max_blocks && !by_expiry_.empty();) {
+    const auto [expires, key] = *by_expiry_.begin();
+    if (expires > now) break;
+    ended.push_back(key);
+    const auto it = leases_.find(key);
+    blocks += 1 + it->second.run.size();
+    Drop(it);
   }
   return ended;
 }
 
-void LeaseTable::Drop(std::unordered_map<uint64_t, HeldLease>::iterator it) {
+void LeaseTable::Drop(std::map<Key, HeldLease>::iterator it) {
   for (const BlockRef& b : it->second.run) {
     if (--b->leases == 0) held_bytes_ -= b->held_bytes;
     if (it->second.max_nmse > 0) --b->frozen;
@@ -61,6 +67,7 @@ void LeaseTable::Drop(std::unordered_map<uint64_t, HeldLease>::iterator it) {
     if (b->leases == 0) b->lease_floor = QualityClass::kSmall;
   }
   const std::vector<BlockRef> run = std::move(it->second.run);
+  by_expiry_.erase({it->second.expires, it->first});
   leases_.erase(it);
   if (dropped_)
     for (const BlockRef& b : run) dropped_(*b);

@@ -5,7 +5,8 @@
 
 #include <cstdint>
 #include <functional>
-#include <unordered_map>
+#include <map>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -38,15 +39,20 @@ class LeaseTable {
   // It was cleared or deleted: its leases live on for the others, and hold no byte of it.
   void Forget(Block& block);
   void ReleaseSession(SessionId session);
-  // Ends those that expired before `now`; returns whose they were and their ids.
-  std::vector<std::pair<SessionId, uint64_t>> Expire(TimePoint now);
+  // It lives until `expires` at least.
+  void Extend(HeldLease& lease, TimePoint expires);
+  // Ends those that expired before `now`, the oldest first; returns whose they were and their ids.
+  // At most about `max_blocks` blocks are let go of: the rest ends in the next call.
+  std::vector<std::pair<SessionId, uint64_t>> Expire(TimePoint now, size_t max_blocks);
   size_t size() const { return leases_.size(); }
   uint64_t held_bytes() const { return held_bytes_; }  // encoded, of all leased blocks
 
  private:
-  void Drop(std::unordered_map<uint64_t, HeldLease>::iterator it);
+  using Key = std::pair<SessionId, uint64_t>;
+  void Drop(std::map<Key, HeldLease>::iterator it);
 
-  std::unordered_map<uint64_t, HeldLease> leases_;
+  std::map<Key, HeldLease> leases_;
+  std::set<std::pair<TimePoint, Key>> by_expiry_;
   std::function<void(Block&)> dropped_;
   uint64_t next_ = 1, held_bytes_ = 0;
 };

@@ -14,6 +14,7 @@ namespace {
 
 constexpr size_t kColdCandidates = 32;        // looked at, from the oldest, for the least reuse
 constexpr uint64_t kMovesAtOnce = 16u << 20;  // bytes of blocks that are on their way to disk
+constexpr size_t kExpiresAtOnce = 256;        // blocks that a tick lets go of or looks at
 constexpr double kPriceOctave = kEighths * kPriceSub;  // Price units to one doubling
 // Blocks under way are waited for as long as they get on; then they count as what cannot shrink.
 constexpr auto kOpenPatience = std::chrono::milliseconds(200);
@@ -343,19 +344,12 @@ void Store::Impl::CompactSlice() {
 
 void Store::Impl::ExpireSlice() {
   const TimePoint now = clock.Now();
-  for (const auto& [session, lease] : leases.Expire(now))
+  for (const auto& [session, lease] : leases.Expire(now, kExpiresAtOnce))
     if (on_revoked) on_revoked(session, lease);
   for (auto it = sessions.begin(); it != sessions.end();) {
     auto next = std::next(it);
-    auto writing = it->second.writing;
-    for (const auto& weak : writing) {
-      BlockRef block = weak.lock();
-      if (!block || block->state() == BlockState::kGone) continue;
-      const auto writers = block->writers;
-      for (const auto& w : writers)
-        if (w->session == it->first && now - w->started > options.open_put_timeout) Abort(block, w);
-    }
-    if (it->second.open_puts == 0) sessions.erase(it);
+    AbortOpen(it->second, now - options.open_put_timeout);
+    if (it->second.writing.empty()) sessions.erase(it);
     it = next;
   }
   // Time to live: a few of the oldest at each tick; a lookup never serves an expired one anyway.
@@ -364,7 +358,7 @@ void Store::Impl::ExpireSlice() {
   Block* next = nullptr;
   BlockRef at = expire_at.lock();
   for (Block* b = at && at->state() != BlockState::kGone ? at.get() : blocks.oldest();
-       b != nullptr && looked < 256; b = next, ++looked) {
+       b != nullptr && looked < kExpiresAtOnce; b = next, ++looked) {
     next = b->newer;
     expire_at = next == nullptr ? std::weak_ptr<Block>() : blocks.Find(next->key);
     if (b->expires_at_ms == 0 || b->expires_at_ms > now_ms || b->leases > 0 || !b->writers.empty())

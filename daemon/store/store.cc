@@ -221,15 +221,8 @@ void Store::CloseSession(SessionId session) {
   impl_->leases.ReleaseSession(session);
   auto it = impl_->sessions.find(session);
   if (it == impl_->sessions.end()) return;
-  const auto writing = std::move(it->second.writing);
-  for (const auto& weak : writing) {
-    BlockRef block = weak.lock();
-    if (!block || block->state() == BlockState::kGone) continue;
-    const auto writers = block->writers;  // Abort takes them out
-    for (const auto& writer : writers)
-      if (writer->session == session) impl_->Abort(block, writer);
-  }
-  impl_->sessions.erase(session);
+  impl_->AbortOpen(it->second, TimePoint::max());
+  impl_->sessions.erase(it);
 }
 
 void Store::OnBusy(std::function<void()> busy) { impl_->on_busy = std::move(busy); }

@@ -14,6 +14,7 @@
 #include <chrono>
 #include <deque>
 #include <functional>
+#include <list>
 #include <map>
 #include <memory>
 #include <string>
@@ -153,6 +154,9 @@ struct Store::Impl {
   void FreeRoom(const Block& block, const Writer& writer);
   void EndWriter(Block& block, const std::shared_ptr<Writer>& writer);  // gives back what it held
   void Abort(const BlockRef& block, const std::shared_ptr<Writer>& writer);
+  // Aborts what this session began before `started`.
+  struct Session;
+  void AbortOpen(Session& session, TimePoint started);
   bool Expired(const Block& block) const {
     return block.expires_at_ms != 0 && block.expires_at_ms <= clock.UnixMillis();
   }
@@ -251,9 +255,8 @@ struct Store::Impl {
   std::map<TenantId, Tenant> tenants;
   std::map<std::pair<TenantId, Fingerprint>, std::unique_ptr<StoreContext>> contexts;
   struct Session {
-    uint32_t open_puts = 0;
+    std::list<OpenPut> writing;  // by the time when they started
     uint64_t open_bytes = 0;
-    std::vector<std::weak_ptr<Block>> writing;
   };
   std::map<SessionId, Session> sessions;  // those with open puts
   OpenWork open_work;                     // their writers, by kind

@@ -123,7 +123,8 @@ std::shared_ptr<Writer> Store::Impl::BeginBlock(const Caller& caller, StoreConte
   Session& session = sessions[caller.session];
   if (draining)
     *status = Status(StatusCode::kRetry, "the daemon is stopping", 1000);
-  else if (session.open_puts >= options.open_puts || session.open_bytes >= options.open_put_bytes)
+  else if (session.writing.size() >= options.open_puts ||
+           session.open_bytes >= options.open_put_bytes)
     *status = Status(StatusCode::kRetry,
                      "too many unfinished puts of this client (limits.open_puts)", 20);
   else
@@ -160,8 +161,7 @@ std::shared_ptr<Writer> Store::Impl::BeginBlock(const Caller& caller, StoreConte
   }
   block->writers.push_back(writer);
   open_work.Begin(ctx, *writer, key.hash);
-  ++session.open_puts;
-  session.writing.emplace_back(block);
+  writer->open = session.writing.insert(session.writing.end(), {block, writer});
   NeedTick();  // arms the time-out
   *out = block;
   return writer;
@@ -200,19 +200,22 @@ void Store::Impl::FreeRoom(const Block& block, const Writer& writer) {
   auto it = sessions.find(writer.session);
   if (it == sessions.end()) return;
   Session& session = it->second;
-  session.open_puts -= std::min(session.open_puts, 1u);
   session.open_bytes -= std::min(session.open_bytes, writer.reserved);
-  // One entry, not all of this block's: the session may be writing another shard of it, which must
-  // still end with the session.
-  const auto mine = std::find_if(session.writing.begin(), session.writing.end(),
-                                 [&](const auto& w) { return w.lock().get() == &block; });
-  if (mine != session.writing.end()) session.writing.erase(mine);
+  session.writing.erase(writer.open);
 }
 
 void Store::Impl::Abort(const BlockRef& block, const std::shared_ptr<Writer>& writer) {
   std::erase(block->writers, writer);
   EndWriter(*block, writer);
   if (block->state() == BlockState::kWriting && block->writers.empty()) Gone(*block, false);
+}
+
+void Store::Impl::AbortOpen(Session& session, TimePoint started) {
+  while (!session.writing.empty()) {
+    const OpenPut oldest = session.writing.front();  // Abort takes it out
+    if (oldest.writer->started >= started) return;
+    Abort(oldest.block, oldest.writer);
+  }
 }
 
 void Store::Impl::DropIfExpired(BlockRef* block) {
