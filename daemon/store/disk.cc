@@ -211,10 +211,13 @@ void Store::Impl::Persist(const BlockRef& block, std::function<void(Status)> don
     // Also when another generation took its place meanwhile: the bank has this one, it is
     // acknowledged, and it outlives the newcomer.
     if (block->state() != BlockState::kGone) {
-      if (status.ok() && block->in_bank)
+      if (status.ok() && block->in_bank) {
         block->bank = std::make_unique<record::BlockMeta>(*meta);
-      else if (!block->bank)
+        // What was to be read from there is not there any more: a read under way has moved on.
+        if (block->state() == BlockState::kSpilled && !HasDiskCopy(*block)) TakeBankCopy(*block);
+      } else if (!block->bank) {
         block->durability = Durability::kVolatile;
+      }
     }
     if (!status.ok()) LogWarn("bank: block not stored: {}", status.ToString());
     EndBanking(block);

@@ -63,6 +63,44 @@ TEST(StorePromises, DurableCopySurvivesEvictionOfWhatReplacedIt) {
   EXPECT_LT(s.ErrorOf(1), 1e-3) << "acknowledged persistent";
 }
 
+// A reader gets the bank's copy of what RAM has less of, while a newer one is on its way there.
+TEST(StorePromises, DurableCopySurvivesAReaderOfTheOneThatItReplaces) {
+  std::vector<float> harder(StoreHarness::kBlock, 1.0f);  // 2e-4 of its energy at 8 bits; Data 3e-5
+  wire::PutReply acknowledged;
+  StoreHarness s;
+  wire::Put put = s.Request(1, 0, QualityClass::kSmall);
+  put.durability = Durability::kPersistent;
+  ASSERT_TRUE(s.Put(put, StoreHarness::Data(1)).status.ok());
+  s.store->SetBudget(16'000);
+  s.Settle();  // four bits are left of it in RAM, so that class high replaces it
+  s.store->SetBudget(0);
+  s.bank->Hold();
+  put.quality = QualityClass::kHigh;
+  s.store->Put(s.caller, put, StoreHarness::Sources(harder), {},
+               [&](wire::PutReply reply) { acknowledged = std::move(reply); });
+  s.Settle();
+  wire::Lookup look;
+  look.context = s.context;
+  look.shard = {0, StoreHarness::kLayers, 0, StoreHarness::kHeads};
+  look.hashes = {StoreHarness::Name(1)};
+  look.min_quality = QualityClass::kSmall;
+  look.max_nmse = 1e-4f;
+  const auto hit = s.store->Lookup(s.caller, look);
+  ASSERT_EQ(hit.hits[0].tier, Tier::kBank);
+  s.bank->ReleaseAll();
+  s.Settle();
+  ASSERT_EQ(acknowledged.segments.size(), size_t{StoreHarness::kLayers});
+  EXPECT_EQ(acknowledged.segments[0].status, StatusCode::kOk);
+  s.store->ReleaseLease(s.caller, hit.lease);
+  s.Settle();
+  EXPECT_EQ(s.Lookup({1}, QualityClass::kHigh).run, 1u) << "acknowledged persistent";
+  s.Restart();
+  const auto after = s.Lookup({1}, QualityClass::kHigh);
+  ASSERT_EQ(after.run, 1u);
+  std::vector<float> got;
+  EXPECT_TRUE(s.Fetch(after.lease, 0, &got).reply.status.ok());
+}
+
 TEST(StorePromises, DurableExistsIsOfTheWholeShardThatWasPut) {
   StoreHarness s;
   wire::Put half = s.Request(1, 0);
