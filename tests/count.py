@@ -9,6 +9,7 @@ A ctest test that wrote Google Test's XML counts as its cases, any other as one 
 failed without a failed case (it did not build, or crashed) counts as one failure.
 """
 
+import itertools
 import pathlib
 import re
 import sys
@@ -28,11 +29,17 @@ def count_cases(path):
     return passed, failed, skipped
 
 
+def gtest_file(folder, case):
+    """Where Google Test wrote what was in a test of ctest: its second try counts."""
+    second = folder / (case.get("name") + "_1.xml")
+    return second if second.exists() else folder / (case.get("name") + ".xml")
+
+
 def count_ctest(folder):
     """ctest's own file says which executables ran; theirs say what was in each."""
     total = [0, 0, 0]
     for case in ET.parse(folder / "ctest.junit").getroot().iter("testcase"):
-        gtest = folder / (case.get("name") + ".xml")
+        gtest = gtest_file(folder, case)
         broke = case.find("failure") is not None or case.get("status") == "fail"
         if gtest.exists():
             counts = count_cases(gtest)
@@ -61,6 +68,26 @@ def failed_cases(path):
             yield name, "\n".join(filter(None, (said.get("message"), said.text)))
 
 
+def why_of(lines):
+    """From what a crash or a sanitizer said on; else the end."""
+    spoke = [i for i, line in enumerate(lines) if SPOKE.search(line)]
+    return "\n".join(lines[spoke[0] if spoke else -LINES :])
+
+
+def second_tries(folder, log):
+    """(name, why) of what failed and then passed (run_ctest repeats it once)."""
+    junit = folder / "ctest.junit"
+    if not junit.exists() or not log.exists():
+        return
+    passed = {case.get("name") for case in ET.parse(junit).getroot().iter("testcase")
+              if case.find("failure") is None and case.get("status") == "run"}  # fmt: skip
+    tries = re.split(r"(?m)^.*Test +#\d+: ", log.read_text(errors="replace"))
+    for said in tries[1:]:
+        name, _, lines = said.partition(" ")
+        if "***" in said.splitlines()[0] and name in passed:
+            yield f"{name} failed, and passed at the second try", why_of(lines.splitlines()[1:])
+
+
 def failures(folder):
     """(name, why) of everything that failed in a stage; an executable that failed without a failed
     case by what it printed."""
@@ -68,13 +95,11 @@ def failures(folder):
         for case in ET.parse(folder / "ctest.junit").getroot().iter("testcase"):
             if case.find("failure") is None and case.get("status") != "fail":
                 continue
-            gtest = folder / (case.get("name") + ".xml")
+            gtest = gtest_file(folder, case)
             cases = list(failed_cases(gtest)) if gtest.exists() else []
             if not cases:
-                lines = (case.findtext("system-out") or "").splitlines()
-                spoke = [i for i, line in enumerate(lines) if SPOKE.search(line)]
-                from_line = spoke[0] if spoke else -LINES
-                cases = [(case.get("name"), "\n".join(lines[from_line:]))]
+                said = (case.findtext("system-out") or "").splitlines()
+                cases = [(case.get("name"), why_of(said))]
             yield from cases
     if (folder / "pytest.xml").exists():
         yield from failed_cases(folder / "pytest.xml")
@@ -82,7 +107,8 @@ def failures(folder):
 
 def print_failures(logs):
     for folder in sorted((logs / "xml").glob("*")):
-        for name, why in failures(folder):
+        log = logs / f"{folder.name}.log"
+        for name, why in itertools.chain(failures(folder), second_tries(folder, log)):
             lines = [line for line in why.splitlines() if line.strip()]
             print(f"{folder.name}: {name}")
             for line in lines[:LINES]:

@@ -44,3 +44,23 @@ def test_failures_are_named_with_the_first_words_of_why(tmp_path, capsys):
     assert "asan: b\n    ==1==ERROR: LeakSanitizer\n    leak of 8\n" in said
     assert "asan: c\n    [ OK ] 494\n" in said
     assert len(said.splitlines()) < 25
+
+
+def test_a_second_try_is_told(tmp_path, capsys):
+    stage = tmp_path / "xml" / "asan"
+    stage.mkdir(parents=True)
+    (stage / "ctest.junit").write_text(
+        '<testsuite><testcase name="a" status="run"/><testcase name="b" status="run"/>'
+        '</testsuite>')
+    (stage / "a.xml").write_text(
+        '<testsuites><testsuite><testcase name="x"><failure/></testcase></testsuite></testsuites>')
+    (stage / "a_1.xml").write_text(
+        '<testsuites><testsuite><testcase name="x" status="run"/></testsuite></testsuites>')
+    (tmp_path / "asan.log").write_text(
+        "    Start 1: a\n1/2 Test #1: a ....***Failed    0.01 sec\n[ OK ] x\n"
+        "==1==ERROR: LeakSanitizer: boom\nDirect leak\n\n    Start 1: a\n"
+        "    Test #1: a ....   Passed    0.00 sec\n2/2 Test #2: b ....   Passed    0.01 sec\n")
+    assert count.count_stage(tmp_path, "asan") == ((2, 0, 0), True)
+    count.print_failures(tmp_path)
+    assert capsys.readouterr().out.startswith(
+        "asan: a failed, and passed at the second try\n    ==1==ERROR: LeakSanitizer: boom\n")
