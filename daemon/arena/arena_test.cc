@@ -152,6 +152,32 @@ TEST(Arena, AnAbandonedPlanGivesItsHolesBack) {
   EXPECT_EQ(arena->stats().storage.free_bytes, 4 * 256u);
 }
 
+// Ranges of one bin, the longest behind shorter ones: it is found, or withheld from nobody.
+TEST(Arena, ALongRangeBehindShorterOnesIsNotLost) {
+  for (const uint64_t shorter : {1, 100}) {  // few enough to look at, and not
+    auto arena = MakeArena((70 + 1 + 66 * 100) * 256);
+    Owners owners;
+    ASSERT_TRUE(owners.Add(*arena, 0, 70 * 256));
+    for (uint64_t i = 1; i <= 100; ++i) {
+      ASSERT_TRUE(owners.Add(*arena, 1000 + i, 256));
+      ASSERT_TRUE(owners.Add(*arena, i, 65 * 256));
+    }
+    ASSERT_TRUE(owners.Add(*arena, 2000, 256));
+    owners.held.erase(0);
+    for (uint64_t i = 1; i <= shorter; ++i) owners.held.erase(i);
+    const uint64_t free_bytes = arena->stats().storage.free_bytes;
+    {
+      const auto plan = arena->PlanCompaction(70 * 256);
+      if (plan.empty()) {
+        EXPECT_EQ(arena->stats().storage.free_bytes, free_bytes) << shorter;
+      }
+    }
+    if (shorter == 1) {
+      EXPECT_TRUE(owners.Add(*arena, 3000, 70 * 256));
+    }
+  }
+}
+
 // Random life with readers and compaction: bytes never change under their owner, and a finished
 // plan yields the range it promised when nobody interfered.
 TEST(Arena, RandomLife) {

@@ -40,7 +40,8 @@ Arena::Plan Arena::PlanCompaction(uint64_t want) {
       begin = allocator_.Next(begin);
     }
     const uint64_t free_outside = allocator_.free_bytes() - (span - live);
-    if (span >= want && live < best_live && live <= free_outside) {
+    // Nothing to move: a free range of many that the allocator does not find (Longest).
+    if (span >= want && live > 0 && live < best_live && live <= free_outside) {
       best_live = live;
       best_begin = begin;
       best_end = allocator_.Next(end);

@@ -104,10 +104,17 @@ OffsetAllocator::Node OffsetAllocator::FindFree(uint32_t units) const {
       return bin_head_[t * kLeafBins + static_cast<uint32_t>(std::countr_zero(leaf_used_[t]))];
     }
   }
-  // The last resort of a full arena: the bin below holds ranges of which the first may be long
-  // enough.
-  const Node head = bin_head_[BinOfRange(units)];
-  return head != kNone && nodes_[head].units >= units ? head : kNone;
+  // The last resort of a full arena: the bin below holds ranges some of which may be long enough.
+  const Node longest = Longest(BinOfRange(units));
+  return longest != kNone && nodes_[longest].units >= units ? longest : kNone;
+}
+
+OffsetAllocator::Node OffsetAllocator::Longest(uint32_t bin) const {
+  Node longest = bin_head_[bin];
+  int looked = 0;
+  for (Node n = longest; n != kNone && looked < kLooked; n = nodes_[n].bin_next, ++looked)
+    if (nodes_[n].units > nodes_[longest].units) longest = n;
+  return longest;
 }
 
 std::optional<OffsetAllocator::Node> OffsetAllocator::Allocate(uint64_t bytes) {
@@ -175,8 +182,7 @@ StorageReport OffsetAllocator::Report() const {
   if (top_used_ != 0) {
     const auto top = 31u - static_cast<uint32_t>(std::countl_zero(top_used_));
     const auto leaf = 31u - static_cast<uint32_t>(std::countl_zero(uint32_t{leaf_used_[top]}));
-    const Node head = bin_head_[top * kLeafBins + leaf];
-    report.largest_free_bytes = bytes(head);
+    report.largest_free_bytes = bytes(Longest(top * kLeafBins + leaf));
     report.fragmentation = 1.0 - static_cast<double>(report.largest_free_bytes) /
                                      static_cast<double>(report.free_bytes);
   }

@@ -52,6 +52,7 @@ class OffsetAllocator {
   static constexpr uint64_t kUnit = 256;
   // A bin holds sizes of one 3-bit-mantissa float value: 8 leaf bins to each of 32 top bins.
   static constexpr int kTopBins = 32, kLeafBins = 8, kBins = kTopBins * kLeafBins;
+  static constexpr int kLooked = 32;
 
   struct Range {
     uint32_t offset = 0, units = 0;
@@ -65,6 +66,8 @@ class OffsetAllocator {
   void InsertFree(Node node);
   void RemoveFree(Node node);
   Node FindFree(uint32_t units) const;
+  Node Longest(
+      uint32_t bin) const;  // of the first kLooked ranges of a bin; kNone where it is empty
 
   uint32_t capacity_units_ = 0, free_units_ = 0;
   uint32_t allocations_ = 0, free_ranges_ = 0;
