@@ -6,7 +6,6 @@
 #pragma once
 
 #include <cstdint>
-#include <limits>
 #include <span>
 #include <string_view>
 
@@ -25,9 +24,6 @@ struct AttentionReport {
   // column_mass:  attention of each token summed over the queries, [kv_heads][tokens].
   // tile_mass:    [kv_heads][blocks][3]: max logit, sum of exponentials over max, log-sum-exp.
   std::span<const float> values;
-  // query_window: from this token on they are the window's own, of which it says nothing: what it
-  // gives itself is what any text gives its last words.
-  uint32_t own_from = std::numeric_limits<uint32_t>::max();
 };
 
 class Scorer {

@@ -1,6 +1,6 @@
 // query_window: a score job (backend.h) has attended with the window's queries over the held
 // blocks; its answer is relative attention already, and is only checked.
-#include <limits>
+#include <algorithm>
 
 #include "daemon/policy/scorer_methods.h"
 
@@ -19,9 +19,7 @@ class QueryWindow final : public Scorer {
       if (!(report.values[i] >= 0 && report.values[i] <= kMaxRelative))
         return BadValue(report, i / report.tokens, i % report.tokens, "token");
     }
-    for (size_t i = 0; i < report.values.size(); ++i)
-      x[i] = i % report.tokens < report.own_from ? report.values[i]
-                                                 : std::numeric_limits<float>::quiet_NaN();
+    std::copy(report.values.begin(), report.values.end(), x.begin());
     return {};
   }
 };

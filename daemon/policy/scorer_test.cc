@@ -47,17 +47,6 @@ TEST(Scorers, Conform) {
   EXPECT_EQ(FindScorer("nearest").status().code(), StatusCode::kInvalid);
 }
 
-TEST(QueryWindow, SaysNothingOfItsOwnTokens) {
-  constexpr uint32_t kTokens = 128;
-  const std::vector<float> relative(2 * kTokens, .5f);
-  std::vector<float> x(2 * kTokens);
-  AttentionReport report{0, 2, kTokens, 64, relative};
-  report.own_from = 100;
-  ASSERT_TRUE((*FindScorer("query_window"))->Score(report, x).ok());
-  for (uint32_t t = 0; t < 2 * kTokens; ++t) EXPECT_EQ(std::isnan(x[t]), t % kTokens >= 100) << t;
-  EXPECT_EQ(x[99], .5f);
-}
-
 TEST(ColumnMass, TakesTheSinksOut) {
   constexpr uint32_t kTokens = 64;
   std::vector<float> mass(kTokens, 0.f), x(kTokens);

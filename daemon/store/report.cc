@@ -235,7 +235,7 @@ void Store::Impl::StartReports() {
     ++reports_running;
     RunCodec(
         bytes,
-        [&be = backend, job, ctx, window, drops = policy->drops_tokens()] {
+        [&be = backend, job, ctx, window] {
           const wire::Report& report = job->work->report;
           const auto heads = static_cast<uint16_t>(report.head_end - report.head_begin);
           const size_t tokens = job->work->chain.size() * kBlockTokens;
@@ -278,8 +278,6 @@ void Store::Impl::StartReports() {
             layer.status = score.status;
             if (layer.status.ok()) {
               a.values = raw;
-              // Policies that drop tokens rank as their papers do, and keep the window itself.
-              if (!drops) a.own_from = report.first_query_position;
               layer.status = (*FindScorer("query_window"))->Score(a, layer.x);
             }
             // The same queries teach M (policy 2).
