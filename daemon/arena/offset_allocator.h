@@ -66,8 +66,8 @@ class OffsetAllocator {
   void InsertFree(Node node);
   void RemoveFree(Node node);
   Node FindFree(uint32_t units) const;
-  Node Longest(
-      uint32_t bin) const;  // of the first kLooked ranges of a bin; kNone where it is empty
+  // Of the first kLooked ranges of a bin; kNone where it is empty.
+  Node Longest(uint32_t bin) const;
 
   uint32_t capacity_units_ = 0, free_units_ = 0;
   uint32_t allocations_ = 0, free_ranges_ = 0;
