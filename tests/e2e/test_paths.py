@@ -113,7 +113,11 @@ def test_nothing_listens_but_the_admin_page(daemon: Daemon) -> None:
 
 def test_an_idle_daemon_uses_no_cpu(daemon: Daemon) -> None:
     daemon.settled(inflight_requests=0)
-    time.sleep(1)  # the last clients' leases are being dropped
-    before = daemon.cpu_ticks()
-    time.sleep(2)
-    assert daemon.cpu_ticks() - before <= 1  # a tick is 10 ms: of a page's tail, never of a timer
+    used = []
+    for _ in range(5):  # what earlier tests left is still being dropped: their leases, their pages
+        before = daemon.cpu_ticks()
+        time.sleep(2)
+        used.append(daemon.cpu_ticks() - before)
+        if used[-1] <= 1:  # a tick is 10 ms; a timer that never stops takes more in every window
+            return
+    raise AssertionError(f"ticks of CPU in each 2 s: {used}")
