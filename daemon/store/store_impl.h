@@ -154,8 +154,8 @@ struct Store::Impl {
   void FreeRoom(const Block& block, const Writer& writer);
   void EndWriter(Block& block, const std::shared_ptr<Writer>& writer);  // gives back what it held
   void Abort(const BlockRef& block, const std::shared_ptr<Writer>& writer);
-  // Aborts what this session began before `started`.
   struct Session;
+  // Aborts what this session began before `started`.
   void AbortOpen(Session& session, TimePoint started);
   bool Expired(const Block& block) const {
     return block.expires_at_ms != 0 && block.expires_at_ms <= clock.UnixMillis();
