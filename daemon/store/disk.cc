@@ -63,112 +63,133 @@ record::BlockMeta Store::Impl::MetaOf(const Block& block) const {
   return m;
 }
 
-void Store::Impl::PutContextRow(StoreContext& ctx, SpillStore& store, bool to_bank) {
-  bool& have = to_bank ? ctx.row_in_bank : ctx.row_in_spill;
-  have = true;
-  store.PutRow(ctx.Row(), [this, &have, to_bank](const Status& status) {
-    have &= status.ok();
-    rows_failed[to_bank] += !status.ok();
-  });
-}
-
 void Store::Impl::RewriteContextRow(StoreContext& ctx) {
-  if (ctx.row_in_spill && spill != nullptr) PutContextRow(ctx, *spill, false);
-  if (ctx.row_in_bank && bank != nullptr) PutContextRow(ctx, *bank, true);
+  for (const bool to_bank : {false, true})
+    if (SpillStore* store = to_bank ? bank : spill)
+      ctx.rows.on(to_bank).Rewrite([&](auto done) { store->PutRow(ctx.Row(), std::move(done)); });
 }
 
 void Store::Impl::EnsureRows(StoreContext& ctx, SpillStore& store, bool to_bank,
-                             const Block& block) {
-  if (!(to_bank ? ctx.row_in_bank : ctx.row_in_spill)) PutContextRow(ctx, store, to_bank);
-  for (const Segment& s : block.segments) {
-    if (s.basis == 0) continue;
-    BasisUse& use = ctx.bases.at(s.basis);
-    bool& there = to_bank ? use.in_bank : use.in_spill;
-    if (there) continue;
-    there = true;
-    const auto object = use.basis->bytes();
-    const auto* p = reinterpret_cast<const uint8_t*>(object.data());
-    store.PutRow(record::BasisRow{ctx.tenant, ctx.fingerprint, s.basis, {p, p + object.size()}},
-                 [this, &ctx, name = s.basis, to_bank](const Status& status) {
-                   if (status.ok()) return;
-                   ++rows_failed[to_bank];
-                   if (auto it = ctx.bases.find(name); it != ctx.bases.end())
-                     (to_bank ? it->second.in_bank : it->second.in_spill) = false;
-                 });
+                             const record::BlockMeta& meta, std::function<void(Status)> done) {
+  struct Wait {
+    size_t left;
+    Status status;
+    std::function<void(Status)> done;
+  };
+  auto wait = std::make_shared<Wait>(Wait{1, {}, std::move(done)});  // 1: this function itself
+  const auto one = [wait](const Status& status) {
+    if (wait->status.ok()) wait->status = status;
+    if (--wait->left == 0) wait->done(wait->status);
+  };
+  ++wait->left;
+  ctx.rows.on(to_bank).Ensure([&](auto put) { store.PutRow(ctx.Row(), std::move(put)); }, one);
+  for (const record::SegmentEntry& e : meta.segments) {
+    if (e.basis == 0) continue;
+    BasisUse& use = ctx.bases.at(e.basis);
+    ++wait->left;
+    use.rows.on(to_bank).Ensure(
+        [&](auto put) {
+          const auto object = use.basis->bytes();
+          const auto* p = reinterpret_cast<const uint8_t*>(object.data());
+          store.PutRow(
+              record::BasisRow{ctx.tenant, ctx.fingerprint, e.basis, {p, p + object.size()}},
+              std::move(put));
+        },
+        one);
   }
+  one({});
 }
+
+// A block on its way to a disk.
+struct Store::Impl::DiskWrite {
+  DiskWrite(BlockRef what, SpillStore& where, bool bank)
+      : block(std::move(what)), store(where), to_bank(bank), epoch(block->epoch) {}
+  const BlockRef block;
+  SpillStore& store;
+  const bool to_bank;
+  const uint32_t epoch;
+  bool leans = false;  // on parts that the bank has acknowledged
+  uint64_t bytes = 0;
+  record::BlockMeta meta;
+  std::vector<PartId> ids;
+  std::vector<uint32_t> lengths;
+  std::vector<ReadRef> refs;
+  std::vector<std::vector<std::byte>> segments;
+  std::vector<std::byte> history;
+  std::function<void(Status)> done;
+
+  // The checksum is written when a segment leaves the arena, on a copy: readers go on.
+  void Seal() {
+    for (size_t i = 0; i < refs.size(); ++i) {
+      const auto from = refs[i].bytes().first(lengths[i]);
+      segments.emplace_back(from.begin(), from.end());
+      if (!block->opaque) SealSegment(segments.back());
+    }
+  }
+  // Not OK: nothing may be written any more, or it would come after its deletion.
+  Status MovedOn() const {
+    if (block->state() == BlockState::kGone || block->epoch != epoch)
+      return {StatusCode::kCancelled, "the block was dropped while it was being written"};
+    if (leans && !block->bank)
+      return {StatusCode::kRetry, "the bank's copy was dropped while it was added to", 1};
+    return {};
+  }
+};
 
 void Store::Impl::WriteBlock(const BlockRef& block, SpillStore& store, bool to_bank,
                              record::BlockMeta meta, std::function<void(Status)> done) {
-  struct Copy {
-    record::BlockMeta meta;
-    std::vector<PartId> ids;
-    std::vector<uint32_t> lengths;
-    std::vector<ReadRef> refs;
-    std::vector<std::vector<std::byte>> segments;
-    std::vector<std::byte> history;
-  };
-  auto copy = std::make_shared<Copy>();
-  copy->meta = std::move(meta);
-  copy->history = PackHistory(block->history);
-  copy->meta.history_bytes = static_cast<uint32_t>(copy->history.size());
+  auto write = std::make_shared<DiskWrite>(block, store, to_bank);
+  write->meta = std::move(meta);
+  write->history = PackHistory(block->history);
+  write->meta.history_bytes = static_cast<uint32_t>(write->history.size());
+  write->done = std::move(done);
   // Parts that the bank has acknowledged need not come again, and must not: RAM may have fewer
   // bits.
-  const record::BlockMeta* held =
-      to_bank && block->bank && block->bank->generation == block->generation ? block->bank.get()
-                                                                             : nullptr;
-  uint64_t bytes = 0;
+  write->leans = to_bank && block->bank && block->bank->generation == block->generation;
   for (const Segment& s : block->segments) {
-    if (held != nullptr && Holds(*held, s.layer, s.head_begin)) continue;
-    copy->ids.push_back({PartId::Kind::kSegment, s.layer, s.head_begin});
-    copy->lengths.push_back(s.bytes);
-    copy->refs.push_back(s.extent.Read());
-    bytes += s.bytes;
+    if (write->leans && Holds(*block->bank, s.layer, s.head_begin)) continue;
+    write->ids.push_back({PartId::Kind::kSegment, s.layer, s.head_begin});
+    write->lengths.push_back(s.bytes);
+    write->refs.push_back(s.extent.Read());
+    write->bytes += s.bytes;
   }
-  disk_bytes += bytes;
+  disk_bytes += write->bytes;
   RunCodec(
-      bytes,
-      // The checksum is written when a segment leaves the arena, on a copy: readers go on.
-      [copy, opaque = block->opaque] {
-        for (size_t i = 0; i < copy->refs.size(); ++i) {
-          const auto from = copy->refs[i].bytes().first(copy->lengths[i]);
-          copy->segments.emplace_back(from.begin(), from.end());
-          if (!opaque) SealSegment(copy->segments.back());
-        }
-      },
-      [this, block, copy, &store, to_bank, epoch = block->epoch, leans = held != nullptr, bytes,
-       done = std::move(done)]() mutable {
-        copy->refs.clear();
-        if (block->state() == BlockState::kGone || block->epoch != epoch) {
-          disk_bytes -= bytes;  // dropped meanwhile: its row must not come after the deletion
-          done({StatusCode::kCancelled, "the block was dropped while it was being written"});
-          return;
-        }
-        if (leans && !block->bank) {
-          disk_bytes -= bytes;
-          done({StatusCode::kRetry, "the bank's copy was dropped while it was added to", 1});
-          return;
-        }
-        BlockWrite write;
-        write.meta = copy->meta;
-        for (size_t i = 0; i < copy->segments.size(); ++i)
-          write.parts.push_back({copy->ids[i], copy->segments[i]});
-        if (!copy->history.empty()) write.parts.push_back({kHistoryPart, copy->history});
-        (to_bank ? block->in_bank : block->in_spill) = true;
-        (to_bank ? block->bank_touched : block->spill_touched) = true;
-        EnsureRows(*block->context, store, to_bank, *block);
+      write->bytes, [write] { write->Seal(); },
+      [this, write] {
+        write->refs.clear();
         ++in_flight;
-        store.PutBlock(std::move(write), [this, copy, to_bank, rows = rows_failed[to_bank], bytes,
-                                          done = std::move(done)](Status status) {
-          disk_bytes -= bytes;
-          --in_flight;
-          // It may be one that an earlier write had asked for: none is told.
-          if (status.ok() && rows != rows_failed[to_bank])
-            status = {StatusCode::kRetry, "a row that it needs was not stored", 100};
-          done(std::move(status));
-          if (in_flight == 0 && on_idle) on_idle();
-        });
+        if (Status status = write->MovedOn(); !status.ok()) {
+          EndWrite(*write, std::move(status));
+          return;
+        }
+        EnsureRows(*write->block->context, write->store, write->to_bank, write->meta,
+                   [this, write](Status rows) { WriteSealed(write, std::move(rows)); });
       });
+}
+
+void Store::Impl::WriteSealed(const std::shared_ptr<DiskWrite>& write, Status rows) {
+  if (!rows.ok() && rows.code() != StatusCode::kQuota)
+    rows = {StatusCode::kRetry, "a row that it needs was not stored: " + rows.ToString(), 100};
+  if (rows.ok()) rows = write->MovedOn();
+  if (!rows.ok()) return EndWrite(*write, std::move(rows));
+  BlockWrite out;
+  out.meta = write->meta;
+  for (size_t i = 0; i < write->segments.size(); ++i)
+    out.parts.push_back({write->ids[i], write->segments[i]});
+  if (!write->history.empty()) out.parts.push_back({kHistoryPart, write->history});
+  Block& block = *write->block;
+  (write->to_bank ? block.in_bank : block.in_spill) = true;
+  (write->to_bank ? block.bank_touched : block.spill_touched) = true;
+  write->store.PutBlock(std::move(out),
+                        [this, write](Status status) { EndWrite(*write, std::move(status)); });
+}
+
+void Store::Impl::EndWrite(DiskWrite& write, Status status) {
+  disk_bytes -= write.bytes;
+  --in_flight;
+  std::exchange(write.done, nullptr)(std::move(status));
+  if (in_flight == 0 && on_idle) on_idle();
 }
 
 void Store::Impl::Persist(const BlockRef& block, std::function<void(Status)> done) {

@@ -18,16 +18,15 @@ void Store::Impl::Adopt(record::BlockMeta meta, Tier from) {
   const bool to_bank = from == Tier::kBank;
   // What a row names must be on its own disk: the other's rows may be gone at the next start. A
   // block without them was never acknowledged, for their write had failed.
-  bool sound = ctx != nullptr && (to_bank ? ctx->row_in_bank : ctx->row_in_spill) &&
-               (meta.opaque || !meta.segments.empty());
+  bool sound =
+      ctx != nullptr && ctx->rows.on(to_bank).there() && (meta.opaque || !meta.segments.empty());
   size_t cells = 0;
   for (const record::SegmentEntry& e : meta.segments) {
     if (!sound || meta.opaque) break;
     const auto use = ctx->bases.find(e.basis);
     sound = e.layer < ctx->spec.layers.size() &&
             e.head_begin + size_t{e.kv_heads} <= ctx->spec.layers[e.layer].kv_heads &&
-            (e.basis == 0 ||
-             (use != ctx->bases.end() && (to_bank ? use->second.in_bank : use->second.in_spill)));
+            (e.basis == 0 || (use != ctx->bases.end() && use->second.rows.on(to_bank).there()));
     cells += e.kv_heads;
   }
   if (!meta.opaque) sound = sound && cells == meta.cells.size();
@@ -108,7 +107,7 @@ void Store::Recover(std::function<void(Status)> done) {
                 s->Context(c->tenant, c->context)->learning_allowed = s->options.learner.enabled;
               }
               if (StoreContext* ctx = s->Context(c->tenant, c->context)) {
-                (tier == Tier::kBank ? ctx->row_in_bank : ctx->row_in_spill) = true;
+                ctx->rows.on(tier == Tier::kBank).Found();
                 if (!c->omega.empty() && ctx->omega.empty() &&
                     !ctx->SetOmega(std::move(c->omega), s->options.policy.omega).ok())
                   LogWarn("omega of context {:016x} is damaged: it goes without", c->context);
@@ -122,8 +121,7 @@ void Store::Recover(std::function<void(Status)> done) {
                 continue;
               }
               ctx->AddBasis(*basis);
-              BasisUse& use = ctx->bases.at(b->name);
-              (tier == Tier::kBank ? use.in_bank : use.in_spill) = true;
+              ctx->bases.at(b->name).rows.on(tier == Tier::kBank).Found();
             } else if (auto* p = std::get_if<record::PriceRow>(&row)) {
               if (p->tenant == 0 && std::isfinite(p->log2_price))
                 s->book.set_price(static_cast<Price>(std::clamp(

@@ -17,6 +17,7 @@
 #include "daemon/policy/basis/traffic_sensitivity.h"
 #include "daemon/policy/importance.h"
 #include "daemon/policy/policy.h"
+#include "daemon/store/disk_row.h"
 #include "kernels/rope.h"
 #include "schemas/context.h"
 #include "schemas/record.h"
@@ -34,7 +35,7 @@ struct Tenant {
 struct BasisUse {
   std::shared_ptr<const Basis> basis;
   uint64_t segments = 0;
-  bool in_spill = false, in_bank = false;  // its row is there
+  DiskRows rows;
 };
 
 struct StoreContext {
@@ -55,7 +56,7 @@ struct StoreContext {
   bool profiled = false;
   bool omega_learned = false;    // from traffic since the start: a profile's replaces it
   bool learning_allowed = true;  // within the tenant's cap
-  bool row_in_spill = false, row_in_bank = false;
+  DiskRows rows;
 
   // counted for the status page
   uint64_t blocks = 0;

@@ -163,13 +163,16 @@ struct Store::Impl {
   void DropIfExpired(BlockRef* block);  // an expired one is as good as none
 
   // ---- disk.cc
-  // The rows without which a block's own row is lost at the next start: asked for before it.
-  void EnsureRows(StoreContext& ctx, SpillStore& store, bool bank, const Block& block);
-  void PutContextRow(StoreContext& ctx, SpillStore& store, bool to_bank);
+  // `done` when the rows are there without which a block's own row is lost at the next start.
+  void EnsureRows(StoreContext& ctx, SpillStore& store, bool to_bank, const record::BlockMeta& meta,
+                  std::function<void(Status)> done);
   void RewriteContextRow(StoreContext& ctx);  // where it is
   record::BlockMeta MetaOf(const Block& block) const;
   void WriteBlock(const BlockRef& block, SpillStore& store, bool to_bank, record::BlockMeta meta,
                   std::function<void(Status)> done);
+  struct DiskWrite;
+  void WriteSealed(const std::shared_ptr<DiskWrite>& write, Status rows);
+  void EndWrite(DiskWrite& write, Status status);
   void Persist(const BlockRef& block, std::function<void(Status)> done);
   void EndBanking(const BlockRef& block);
   void StartBanked(const BlockRef& block);
@@ -289,18 +292,17 @@ struct Store::Impl {
   };
   std::vector<PendingTranscode> pending_transcodes;
   size_t pending_transcode_bytes = 0;
-  uint64_t transcode_gain = 0;       // bytes that running demotions will free
-  int64_t overshoot = 0;             // tile bytes asked for beyond the excess (padding)
-  uint64_t disk_bytes = 0;           // on their way to a disk
-  uint64_t moving_bytes = 0;         // of them, those that leave RAM for it
-  uint64_t rows_failed[2] = {0, 0};  // of EnsureRows; [1]: in the bank
-  uint64_t in_flight = 0;            // codec jobs and disk operations
-  Arena::Plan plan;                  // of the compaction under way
-  uint64_t open_bytes = 0;           // of blocks that are not complete: they cannot shrink yet
-  uint64_t encoding = 0;             // segments of theirs that a codec thread has
-  TimePoint open_moved;              // when one of them last got further
-  uint64_t wanted_room = 0;          // somebody was told RETRY for want of this much
-  uint64_t wanted_range = 0;         // an allocation failed although there was room
+  uint64_t transcode_gain = 0;  // bytes that running demotions will free
+  int64_t overshoot = 0;        // tile bytes asked for beyond the excess (padding)
+  uint64_t disk_bytes = 0;      // on their way to a disk
+  uint64_t moving_bytes = 0;    // of them, those that leave RAM for it
+  uint64_t in_flight = 0;       // codec jobs and disk operations
+  Arena::Plan plan;             // of the compaction under way
+  uint64_t open_bytes = 0;      // of blocks that are not complete: they cannot shrink yet
+  uint64_t encoding = 0;        // segments of theirs that a codec thread has
+  TimePoint open_moved;         // when one of them last got further
+  uint64_t wanted_room = 0;     // somebody was told RETRY for want of this much
+  uint64_t wanted_range = 0;    // an allocation failed although there was room
   bool draining = false;
   TimePoint retry_disk_at;  // a full or failing spill is left alone till then
   std::function<void()> on_busy, on_idle;

@@ -137,15 +137,25 @@ TEST(StoreRestart, PinsOfTheSpillSurviveAStop) {
   EXPECT_LT(s.ErrorOf(1), 1e-3);
 }
 
-// The bank took the block's row and not the context's, which the spill has: not durable.
+TEST(StoreRestart, NothingIsBankedBeforeTheRowsThatItNeeds) {
+  StoreHarness s;
+  s.bank->FailNext(1, Internal("a fault"));
+  EXPECT_FALSE(s.PutBlock(1, 0, QualityClass::kBalanced, Durability::kPersistent).ok());
+  EXPECT_TRUE(s.bank_disk->blocks.empty());
+  EXPECT_TRUE(s.bank_disk->rows.empty());
+  EXPECT_TRUE(s.PutBlock(1, 0, QualityClass::kBalanced, Durability::kPersistent).ok());
+  s.Crash();
+  EXPECT_LT(s.ErrorOf(1), 1e-3);
+}
+
+// The bank has the block's row; the context's, which it had beside it, is damaged.
 TEST(StoreRestart, TheBankStandsWithoutTheSpillsRows) {
   StoreHarness s;
   ASSERT_TRUE(s.PutBlock(1, 0).ok());
   s.Drain();
   s.Restart();
-  s.bank->FailNext(1, Internal("a fault"));
-  EXPECT_FALSE(s.PutBlock(1, 0, QualityClass::kBalanced, Durability::kPersistent).ok());
-  ASSERT_EQ(s.bank_disk->blocks.size(), 1u);
+  ASSERT_TRUE(s.PutBlock(1, 0, QualityClass::kBalanced, Durability::kPersistent).ok());
+  s.bank_disk->rows.clear();
   s.Restart();
   ASSERT_TRUE(s.PutBlock(1, 0, QualityClass::kBalanced, Durability::kPersistent).ok());
   s.spill_disk->blocks.clear();
