@@ -141,7 +141,7 @@ typedef struct dyna_lookup_request {
   const dyna_hash* hashes;
   size_t hash_count;
   dyna_quality min_quality; /* 0: DYNA_SMALL */
-  float max_nmse;
+  float max_nmse;         /* 0: any; see dyna_segment */
   int no_lease; /* only ask */
   uint32_t ttl_ms, deadline_ms;
 } dyna_lookup_request;
@@ -174,6 +174,8 @@ typedef struct dyna_report_request {
   uint32_t deadline_ms;
 } dyna_report_request;
 
+/* nmse: mean over K and V of error / energy. That of K on a level is in its basis' metric: as the
+ * queries see it that the basis was made from. In plain squares it may be several times it. */
 typedef struct dyna_segment {
   dyna_status status;
   float nmse;

@@ -71,7 +71,10 @@ struct LookupRequest {
   Shard shard;                    // layer_end 0: everything
   std::vector<BlockHash> hashes;  // in prefix order
   QualityClass min_quality = QualityClass::kSmall;
-  float max_nmse = 0;                // 0: any
+  // 0: any. Mean over K and V of error / energy, where that of K on a level is in its basis'
+  // metric: as the queries see it that the basis was made from. In plain squares it may be several
+  // times it.
+  float max_nmse = 0;
   std::chrono::milliseconds ttl{0};  // of the lease; 0: the daemon's default
   Deadline deadline{0};
 };

@@ -67,8 +67,10 @@ struct EncodeJob {
   // fewer than `bytes`; also where a level's scale is above LOG8's top and the tile became plain8
   // (formats 2), which needs more than was planned.
   Status status;
-  uint32_t bytes = 0;              // of the segment, a multiple of kArenaUnit
-  float nmse = 0;                  // mean over the K and V tiles of error / energy; none: 1
+  uint32_t bytes = 0;  // of the segment, a multiple of kArenaUnit
+  // Mean over the K and V tiles of error / energy; none: 1. Of K on a level in its basis' metric:
+  // as the queries see it that the basis was made from.
+  float nmse = 0;
   std::span<TileMeasure> measure;  // [kv_heads], may be empty
 };
 

@@ -184,21 +184,26 @@ void Model::Report() {
   report.leaf = Name(chain * kLength + last);
   report.layer_count = StoreHarness::kLayers;
   report.head_end = StoreHarness::kHeads;
-  report.queries = 8;
+  constexpr size_t kQueries = StoreHarness::kDim / 2;  // two q heads share a kv head
+  report.queries = kQueries;
   report.advance = 256;
   const size_t tokens = (last + 1) * kBlockTokens;
   std::vector<float> values;
   if (Chance(2)) {
     report.kind = wire::ReportKind::kColumnMass;
     values.resize(tokens * StoreHarness::kHeads * StoreHarness::kLayers);
+    for (float& x : values) x = static_cast<float>(Roll(1000)) * 1e-3f;
   } else {
     report.first_query_position = static_cast<uint32_t>(tokens);
-    values.resize(size_t{StoreHarness::kLayers} * 8 * 2 * StoreHarness::kHeads *
-                  StoreHarness::kDim);
+    // Each axis once for every kv head: the error of a level is measured as its queries see it, and
+    // theirs shall be the oracle's.
+    constexpr size_t kQueryHeads = 2 * StoreHarness::kHeads;
+    values.resize(StoreHarness::kLayers * kQueries * kQueryHeads * StoreHarness::kDim);
+    for (size_t i = 0; i < values.size() / StoreHarness::kDim; ++i) {
+      const size_t query = i / kQueryHeads % kQueries, half = i % 2;
+      values[i * StoreHarness::kDim + query + half * kQueries] = Chance(2) ? .7f : -.7f;
+    }
   }
-  // Queries look everywhere alike: the error of a level is measured as they see it.
-  const float low = report.kind == wire::ReportKind::kColumnMass ? 0.0f : 0.5f;
-  for (float& x : values) x = static_cast<float>(Roll(1000)) * 1e-3f - low;
   std::vector<std::byte> bytes(values.size() * sizeof(float));
   std::memcpy(bytes.data(), values.data(), bytes.size());
   s_.store->Report(Somebody(), report, std::move(bytes), [this](const Status& status) {

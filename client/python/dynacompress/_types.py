@@ -60,7 +60,11 @@ class ContextSpec:
 
 
 class Hit(NamedTuple):
-    """One block of a lookup. status: "OK", "PENDING" or "MISS"; tier: "host", "spill", "bank"."""
+    """One block of a lookup. status: "OK", "PENDING" or "MISS"; tier: "host", "spill", "bank".
+
+    nmse: mean over K and V of error / energy; K on a level as the queries of its basis see it, in
+    plain squares it may be several times that.
+    """
 
     status: str
     tier: str
