@@ -141,8 +141,8 @@ typedef struct dyna_lookup_request {
   const dyna_hash* hashes;
   size_t hash_count;
   dyna_quality min_quality; /* 0: DYNA_SMALL */
-  float max_nmse;         /* 0: any; see dyna_segment */
-  int no_lease; /* only ask */
+  float max_nmse;           /* 0: any; see dyna_segment */
+  int no_lease;             /* only ask */
   uint32_t ttl_ms, deadline_ms;
 } dyna_lookup_request;
 
