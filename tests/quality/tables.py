@@ -90,7 +90,7 @@ def make_profiles(arguments: list[str]) -> None:
         command = [sys.executable, "-m", "dynacompress.profile.cli", str(fetch_gguf()), "--text",
                    *files, "--out", str(out), "--frame", frame, "--cache",
                    str(build_folder() / "model"), "--omega-texts", "8", "--omega-tokens", "384",
-                   *arguments]  # fmt: skip
+                   *(["--v-from", str(PROFILE)] if frame == "post" else []), *arguments]  # fmt: skip
         subprocess.run(command, check=True)
 
 

@@ -138,6 +138,22 @@ def test_a_profile_comes_back_from_its_bytes_and_damage_is_seen() -> None:
         profile_file.parse(data[:-16])
 
 
+def test_sensitivities_of_v_come_from_the_other_frame() -> None:
+    options = make.Options(tokens=512, omega_prefix=512, omega_continuation=64)
+    texts = ["x" * 600, "y" * 700]
+    pre = make.make_profile(_Model(), texts, options)
+    options = dataclasses.replace(options, post=True)
+    post = make.make_profile(_Model(), texts, options)
+    shared = make.make_profile(_Model(), texts, options, v_from=pre)
+    for row, of_pre, of_post in zip(shared.cells, pre.cells, post.cells):
+        assert [c.omega_v for c in row] == [c.omega_v for c in of_pre]
+        assert [c.omega_k for c in row] == [c.omega_k for c in of_post]
+    with pytest.raises(ValueError, match="another model"):
+        make.make_profile(_Model(), texts, options, v_from=dataclasses.replace(pre, fingerprint=1))
+    with pytest.raises(ValueError, match="has none"):
+        make.make_profile(_Model(), texts, options, v_from=dataclasses.replace(pre, cells=()))
+
+
 def test_short_texts_are_refused() -> None:
     with pytest.raises(ValueError, match="shorter than one block"):
         make.make_profile(_Model(), ["short"])

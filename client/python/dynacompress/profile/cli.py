@@ -38,6 +38,9 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--omega-texts", type=int, default=2, help="texts that measure sensitivities")
     parser.add_argument("--omega-prefix", type=int, default=2048, help="tokens of their prefix")
     parser.add_argument("--omega-tokens", type=int, default=256, help="tokens predicted behind it")
+    parser.add_argument("--v-from", type=pathlib.Path, metavar="FILE",
+                        help="a profile of this model, of either frame: V's sensitivities are its, and"
+                        " only K's are measured (half the time)")  # fmt: skip
     parser.add_argument("--name", default="", help="of the context (default: the model's own)")
     parser.add_argument("--revision", default="", help="of the context (default: of the weights)")
     parser.add_argument("--dtype", default="", choices=("", "f16", "bf16", "f32"),
@@ -92,12 +95,14 @@ def _make(args: argparse.Namespace) -> dict[str, Any]:
         omega_texts=0 if args.basis_only else args.omega_texts, omega_prefix=args.omega_prefix,
         omega_continuation=args.omega_tokens,
     )  # fmt: skip
-    data = serialise(make_profile(model, texts, options, bar))
+    v_from = parse(args.v_from.read_bytes()) if args.v_from else None
+    data = serialise(make_profile(model, texts, options, bar, v_from))
     args.out.write_bytes(data)
     said = {
         "profile": args.out.name, "bytes": len(data), "fingerprint": _core.fingerprint(model.spec),
         "model": model.spec.model, "revision": model.spec.revision, "dtype": model.spec.dtype,
         "weights": model.digest, "options": dataclasses.asdict(options),
+        "v_from": args.v_from.name if args.v_from else None,
         "texts": [
             {"file": path.name, "sha256": hashlib.sha256(text.encode()).hexdigest()[:16],
              "tokens": min(len(model.encode(text)), args.tokens)}

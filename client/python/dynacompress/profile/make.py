@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from .. import _core
 from .model import WINDOW, Capture, KvModel
 from .moments import LayerMoments, reach_of
-from .profile_file import Profile
+from .profile_file import Cell, Profile
 from .sensitivity import measure
 
 
@@ -37,8 +37,13 @@ def make_profile(
     texts: Sequence[str],
     options: Options = Options(),
     progress: Callable[[str, float], None] = _quiet,
+    v_from: Profile | None = None,
 ) -> Profile:
-    """ValueError when a text is too short. progress(what, share of this stage done)."""
+    """ValueError when a text is too short. progress(what, share of this stage done).
+
+    v_from: another profile of this model, in either frame, whose sensitivities of V are taken.
+    """
+    known = _known_cells(model, v_from) if v_from is not None else ()
     prompts = [_whole_blocks(model.encode(text), options.tokens) for text in texts]
     captures = []
     for number, prompt in enumerate(prompts):
@@ -59,7 +64,15 @@ def make_profile(
         prefix, rest = ids[: options.omega_prefix], ids[options.omega_prefix :]
         capture = model.capture(prefix)
         passages.append((capture, model.go_on(capture, rest[: options.omega_continuation])))
-    return Profile(fingerprint, bases, measure(model.spec, bases, passages, progress))
+    return Profile(fingerprint, bases, measure(model.spec, bases, passages, progress, known))
+
+
+def _known_cells(model: KvModel, profile: Profile) -> Sequence[Sequence[Cell]]:
+    if profile.fingerprint != _core.fingerprint(model.spec):
+        raise ValueError("the profile that V's sensitivities come from is of another model")
+    if not profile.cells:
+        raise ValueError("the profile that V's sensitivities come from has none")
+    return profile.cells
 
 
 def make_bases(model: KvModel, captures: Sequence[Capture], options: Options) -> list[bytes]:

@@ -31,8 +31,13 @@ def measure(
     bases: Sequence[bytes],
     passages: Sequence[tuple[Capture, Continuation]],
     progress: Callable[[str, float], None],
+    known: Sequence[Sequence[Cell]] = (),
 ) -> list[list[Cell]]:
-    """Cells by layer and head, each from the mean KL over the passages."""
+    """Cells by layer and head, each from the mean KL over the passages.
+
+    known: another profile's of the same model, whose sensitivities of V are taken as they are: they
+    do not depend on K's frame.
+    """
     out: list[list[Cell]] = []
     for layer, shape in enumerate(spec.layers):
         facts = _core.basis_facts(bases[layer]) if bases[layer] else None
@@ -41,7 +46,11 @@ def measure(
             seen = facts is not None and facts["heads"][head]["seen"]
             k_kind: Any = K_LEVEL if seen else "plain4"
             k_kl, k_error = _cell(spec, bases[layer], passages, layer, head, (k_kind, "raw"))
-            v_kl, v_error = _cell(spec, bases[layer], passages, layer, head, ("raw", V_BITS))
+            if known:
+                omega_v = known[layer][head].omega_v
+            else:
+                v_kl, v_error = _cell(spec, bases[layer], passages, layer, head, ("raw", V_BITS))
+                omega_v = v_kl / v_error
             errors = (k_error * 0.1, k_error)  # a head without a basis: only their order matters
             if facts is not None and seen:
                 of_head, targets = facts["heads"][head], facts["targets"]
@@ -49,7 +58,7 @@ def measure(
                 predicted = of_head["relative_error"]
                 k_error = predicted[level[1]]
                 errors = predicted[level[4]], predicted[level[2]]
-            row.append(Cell(k_kl / k_error, v_kl / v_error, *errors))
+            row.append(Cell(k_kl / k_error, omega_v, *errors))
             progress(f"layer {layer}, head {head}", (layer + (head + 1) / shape.kv_heads) / len(spec.layers))
         out.append(row)
     return out
