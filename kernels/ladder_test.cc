@@ -1,4 +1,5 @@
 #include "kernels/ladder.h"
+#include "tests/support/seed.h"
 
 #include <gtest/gtest.h>
 
@@ -15,9 +16,7 @@ std::vector<float> Falling(int d, double decay) {
 }
 
 TEST(Ladder, ALevelIsWithinItsTargetAndNeverNarrowerThanTheOneBelow) {
-  const unsigned seed = std::random_device{}();
-  SCOPED_TRACE("seed " + std::to_string(seed));
-  std::mt19937 random(seed);
+  std::mt19937 random(testing::TestSeed());
   for (const int d : {16, 48, 64, 80, 128, 256}) {
     std::vector<float> variances;
     std::lognormal_distribution<float> any(0, 3);

@@ -1,4 +1,5 @@
 #include "schemas/record.h"
+#include "tests/support/seed.h"
 
 #include <gtest/gtest.h>
 
@@ -220,9 +221,7 @@ TEST(Record, AVersionFromTheFutureIsUnsupported) {
 
 // Truncated or with flipped bits: refused or a row within bounds, never a read outside (ASan).
 TEST(Record, SurvivesDamage) {
-  const uint32_t seed = std::random_device()();
-  SCOPED_TRACE("seed " + std::to_string(seed));
-  std::mt19937 rng(seed);
+  std::mt19937 rng(testing::TestSeed());
   for (const auto& [name, row] : Samples()) {
     const auto bytes = Serialize(row);
     for (size_t n = 0; n < bytes.size(); n += 1 + bytes.size() / 200) {

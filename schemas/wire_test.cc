@@ -11,6 +11,7 @@
 #include <random>
 
 #include "schemas/wire_samples.h"
+#include "tests/support/seed.h"
 
 namespace dyna::wire {
 namespace {
@@ -18,15 +19,8 @@ namespace {
 constexpr int kTypes = static_cast<int>(std::variant_size_v<Message>);
 using Bytes = std::vector<uint8_t>;
 
-uint64_t Seed() {
-  const char* given = std::getenv("DYNA_TEST_SEED");
-  const uint64_t seed = given ? std::strtoull(given, nullptr, 0) : std::random_device{}();
-  std::printf("DYNA_TEST_SEED=%llu\n", static_cast<unsigned long long>(seed));
-  return seed;
-}
-
 TEST(Wire, EveryMessageComesBackAsItWas) {
-  std::mt19937_64 rng(Seed());
+  std::mt19937_64 rng(testing::TestSeed());
   for (int round = 0; round < 40; ++round)
     for (int t = 1; t <= kTypes; ++t) {
       const Message sent = RandomMessage(static_cast<Type>(t), rng);
@@ -41,7 +35,7 @@ TEST(Wire, EveryMessageComesBackAsItWas) {
 }
 
 TEST(Wire, FieldsAreNotSwapped) {  // ... unless both directions made the same mistake.
-  std::mt19937_64 rng(Seed());
+  std::mt19937_64 rng(testing::TestSeed());
   const auto put = std::get<Put>(RandomMessage(Type::kPut, rng));
   const auto got = std::get<Put>(*Parse(Serialize(put)));
   EXPECT_EQ(got.context, put.context);
@@ -67,7 +61,7 @@ TEST(Wire, FieldsAreNotSwapped) {  // ... unless both directions made the same m
 }
 
 TEST(Wire, TruncatedIsRefused) {
-  std::mt19937_64 rng(Seed());
+  std::mt19937_64 rng(testing::TestSeed());
   for (int t = 1; t <= kTypes; ++t) {
     const Bytes bytes = Serialize(RandomMessage(static_cast<Type>(t), rng));
     const size_t step = std::max<size_t>(1, bytes.size() / 200);
@@ -80,7 +74,7 @@ TEST(Wire, TruncatedIsRefused) {
 }
 
 TEST(Wire, DamageNeverCrashesAndWhatPassesIsWithinBounds) {
-  std::mt19937_64 rng(Seed());
+  std::mt19937_64 rng(testing::TestSeed());
   int passed = 0;
   for (int round = 0; round < 400; ++round)
     for (int t = 1; t <= kTypes; ++t) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/crc32c.h"
+#include "tests/support/seed.h"
 
 namespace dyna {
 namespace {
@@ -69,9 +70,7 @@ TEST(FrameTest, EveryBitFlipIsRefused) {
 }
 
 TEST(FrameTest, RandomBytesAreRefused) {
-  const auto seed = std::random_device{}();
-  SCOPED_TRACE("seed " + std::to_string(seed));
-  std::mt19937 rng(seed);
+  std::mt19937 rng(testing::TestSeed());
   for (int i = 0; i < 20000; ++i) {
     std::array<std::byte, kFrameHeaderBytes> bytes;
     for (auto& b : bytes) b = static_cast<std::byte>(rng());

@@ -1,4 +1,5 @@
 #include "daemon/arena/arena.h"
+#include "tests/support/seed.h"
 
 #include <gtest/gtest.h>
 
@@ -181,9 +182,7 @@ TEST(Arena, ALongRangeBehindShorterOnesIsNotLost) {
 // Random life with readers and compaction: bytes never change under their owner, and a finished
 // plan yields the range it promised when nobody interfered.
 TEST(Arena, RandomLife) {
-  const uint32_t seed = std::random_device()();
-  SCOPED_TRACE("seed " + std::to_string(seed));
-  std::mt19937 rng(seed);
+  std::mt19937 rng(testing::TestSeed());
   auto arena = MakeArena(1 << 20, 8192);
   Owners owners;
   std::vector<ReadRef> readers;

@@ -1,4 +1,5 @@
 #include "daemon/arena/offset_allocator.h"
+#include "tests/support/seed.h"
 
 #include <gtest/gtest.h>
 
@@ -80,9 +81,7 @@ TEST(OffsetAllocator, ReserveTakesAHole) {
 // Against a map of taken ranges: no overlap, exact accounting, full merge at the end, and no
 // refusal while a range twice as long is free.
 TEST(OffsetAllocator, RandomOperations) {
-  const uint32_t seed = std::random_device()();
-  SCOPED_TRACE("seed " + std::to_string(seed));
-  std::mt19937 rng(seed);
+  std::mt19937 rng(testing::TestSeed());
   const uint64_t capacity = 64 << 20;
   OffsetAllocator a(capacity, 1 << 16);
   std::map<uint64_t, OffsetAllocator::Node> taken;

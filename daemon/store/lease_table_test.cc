@@ -1,9 +1,9 @@
 // Leases end when they are due, at a bounded cost, and let go of each block once.
 #include "daemon/store/lease_table.h"
+#include "tests/support/seed.h"
 
 #include <gtest/gtest.h>
 
-#include <cstdlib>
 #include <map>
 #include <memory>
 #include <random>
@@ -13,7 +13,7 @@ namespace {
 
 using std::chrono::milliseconds;
 
-class LeaseTableTest : public testing::Test {
+class LeaseTableTest : public ::testing::Test {
  protected:
   HeldLease Lease(SessionId session, int expires_ms, size_t run) {
     HeldLease lease;
@@ -62,11 +62,7 @@ TEST_F(LeaseTableTest, ASessionTakesItsLeasesOnly) {
 }
 
 TEST_F(LeaseTableTest, IsWhatAWalkOverAllOfThemWouldSay) {
-  std::random_device seed;
-  const char* given = std::getenv("DYNA_TEST_SEED");
-  const uint64_t number = given != nullptr ? std::strtoull(given, nullptr, 10) : seed();
-  SCOPED_TRACE("DYNA_TEST_SEED=" + std::to_string(number));
-  std::mt19937_64 dice(number);
+  std::mt19937_64 dice(testing::TestSeed());
   std::map<std::pair<SessionId, uint64_t>, TimePoint> model;
   size_t dropped = 0, granted = 0;
   table_.OnDropped([&](Block& block) {

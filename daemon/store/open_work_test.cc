@@ -3,21 +3,17 @@
 
 #include <gtest/gtest.h>
 
-#include <cstdlib>
 #include <memory>
 #include <random>
 
 #include "daemon/store/store_context.h"
+#include "tests/support/seed.h"
 
 namespace dyna {
 namespace {
 
 TEST(OpenWork, IsTheSumOfItsWriters) {
-  std::random_device seed;
-  const char* given = std::getenv("DYNA_TEST_SEED");
-  const uint64_t number = given != nullptr ? std::strtoull(given, nullptr, 10) : seed();
-  SCOPED_TRACE("DYNA_TEST_SEED=" + std::to_string(number));
-  std::mt19937_64 dice(number);
+  std::mt19937_64 dice(testing::TestSeed());
   ContextSpec spec;
   spec.layers.resize(4);
   spec.ropes.resize(1);

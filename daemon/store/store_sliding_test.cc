@@ -3,12 +3,12 @@
 
 #include <array>
 #include <cmath>
-#include <cstdlib>
 #include <random>
 #include <string>
 #include <string_view>
 
 #include "daemon/store/store_harness.h"
+#include "tests/support/seed.h"
 
 namespace dyna {
 namespace {
@@ -136,11 +136,7 @@ TEST(Sliding, WhatIsBeingWrittenIsPending) {
 
 // Against the definition, for any shards of any blocks, also where a lease may not hold all.
 TEST(Sliding, AsDefined) {
-  std::random_device seed;
-  const char* given = std::getenv("DYNA_TEST_SEED");
-  const uint64_t number = given != nullptr ? std::strtoull(given, nullptr, 10) : seed();
-  SCOPED_TRACE("DYNA_TEST_SEED=" + std::to_string(number));
-  std::mt19937_64 dice(number);
+  std::mt19937_64 dice(testing::TestSeed());
   for (int round = 0; round < 60; ++round) {
     StoreOptions options = testing::NoNursery();
     if (round % 2 == 1) options.floor_share = .01;

@@ -7,6 +7,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/test_data.h"
+#include "tests/support/seed.h"
 
 namespace dyna {
 namespace {
@@ -397,9 +398,7 @@ TEST_P(CodecTest, OneBadJobFailsAlone) {
 }
 
 TEST_P(CodecTest, HostileTileBytesDecodeInsideTheirTarget) {
-  const unsigned seed = std::random_device{}();
-  SCOPED_TRACE("seed " + std::to_string(seed));
-  std::mt19937 random(seed);
+  std::mt19937 random(testing::TestSeed());
   MakeModel(80, 1, Frame::kPre);
   for (const TilePlan tile :
        {TilePlan{kind::kPlain8, kind::VBits(8)}, TilePlan{kind::kPlain4, kind::VBits(1), 0xff00ff},

@@ -12,6 +12,7 @@
 #include "kernels/codec_math.h"
 #include "kernels/cpu/hwy_ops.h"
 #include "kernels/cpu/tile_ops.h"
+#include "tests/support/seed.h"
 
 namespace dyna {
 namespace {
@@ -34,15 +35,12 @@ class Planes {
   std::vector<Line> lines_;
 };
 
-class IsaDifferential : public testing::TestWithParam<const char*> {
+class IsaDifferential : public ::testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
     ops_ = std::string_view(GetParam()) == "avx2" ? HwyAvx2TileOps() : HwyAvx512TileOps();
     if (ops_ == nullptr) GTEST_SKIP() << "this machine has no " << GetParam();
-    const uint64_t seed = std::random_device{}();
-    RecordProperty("seed", std::to_string(seed));
-    std::printf("seed %llu\n", static_cast<unsigned long long>(seed));
-    random_.seed(seed);
+    random_.seed(testing::TestSeed());
   }
 
   int Int(int low, int high) { return std::uniform_int_distribution<int>(low, high)(random_); }
@@ -135,8 +133,8 @@ TEST_P(IsaDifferential, KBytesAreThoseOfScalar) {
       return o;
     };
     const Out want = quantise(scalar_), got = quantise(*ops_);
-    SCOPED_TRACE(testing::Message() << "case " << i << " channels " << channels << " run " << run
-                                    << " width " << width << " rows " << std::hex << rows);
+    SCOPED_TRACE(::testing::Message() << "case " << i << " channels " << channels << " run " << run
+                                      << " width " << width << " rows " << std::hex << rows);
     ASSERT_EQ(got.result == QuantiseResult::kOk, want.result == QuantiseResult::kOk);
     if (want.result != QuantiseResult::kOk) {
       ++refused;
@@ -182,7 +180,7 @@ TEST_P(IsaDifferential, VBytesAreThoseOfScalar) {
       return o;
     };
     const Out want = quantise(scalar_), got = quantise(*ops_);
-    SCOPED_TRACE(testing::Message()
+    SCOPED_TRACE(::testing::Message()
                  << "case " << i << " d " << d << " bits " << bits << " rows " << std::hex << rows);
     ASSERT_EQ(got.result, want.result);
     if (want.result != QuantiseResult::kOk) {
@@ -371,7 +369,7 @@ TEST_P(IsaDifferential, SoftmaxIsNearScalar) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Isa, IsaDifferential, testing::Values("avx2", "avx512"),
+INSTANTIATE_TEST_SUITE_P(Isa, IsaDifferential, ::testing::Values("avx2", "avx512"),
                          [](const auto& i) { return std::string(i.param); });
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include <random>
 
 #include "kernels/cuda/cuda_backend.h"
+#include "tests/support/seed.h"
 
 namespace dyna::testing {
 
@@ -22,9 +23,7 @@ class CudaTest : public ::testing::Test {
     }
     cuda_ = std::move(*cuda);
     cpu_ = std::move(*MakeCpuBackend());
-    const auto seed = std::random_device{}();
-    std::printf("seed %u\n", seed);
-    random_.seed(seed);
+    random_.seed(testing::TestSeed());
     few_ = std::getenv("DYNA_FEW_TILES") != nullptr;
   }
   int Int(int low, int high) { return std::uniform_int_distribution<int>(low, high)(random_); }

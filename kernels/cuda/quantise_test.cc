@@ -13,6 +13,7 @@
 #include "kernels/codec_math.h"
 #include "kernels/cuda/device_batch.h"
 #include "kernels/cuda/staging.h"
+#include "tests/support/seed.h"
 
 namespace dyna::cuda {
 namespace {
@@ -139,14 +140,13 @@ std::vector<Tile> MakeTiles(int d, uint64_t seed) {
   return tiles;
 }
 
-class Quantise : public testing::Test {
+class Quantise : public ::testing::Test {
  protected:
   void SetUp() override {
     if (DeviceCount() == 0) GTEST_SKIP() << "no CUDA device";
     ASSERT_TRUE(plain_.Open().ok());
     ASSERT_TRUE(stream_.Open().ok());
-    seed_ = std::random_device{}();
-    std::printf("seed %llu\n", static_cast<unsigned long long>(seed_));
+    seed_ = testing::TestSeed();
   }
 
   // One launch, and the first tile that differs.
@@ -181,7 +181,7 @@ class Quantise : public testing::Test {
     ASSERT_TRUE(collected.ok()) << collected.ToString();
     for (size_t i = 0; i < tiles.size(); ++i) {
       const Tile& t = tiles[i];
-      SCOPED_TRACE(testing::Message()
+      SCOPED_TRACE(::testing::Message()
                    << "tile " << i << " d " << d << (t.widths.empty() ? " V bits " : " K run ")
                    << (t.widths.empty() ? t.bits : t.run) << " live " << std::hex << t.live
                    << " pins " << t.pins << " cpu " << t.status.ToString() << " flags "

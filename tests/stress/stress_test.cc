@@ -21,6 +21,7 @@
 #include "daemon/server/codec_pool.h"
 #include "daemon/store/store.h"
 #include "daemon/tier/memory_spill.h"
+#include "tests/support/seed.h"
 
 namespace dyna {
 namespace {
@@ -261,8 +262,7 @@ void Work(const std::string& socket, Bulk bulk, uint64_t seed, const std::atomic
 
 TEST(Stress, FourClientsOverRegionsAndSocket) {
   ASSERT_TRUE(InstallSigbusHandler().ok());
-  const uint64_t seed = FromEnvironment("DYNA_TEST_SEED", std::random_device{}());
-  std::printf("DYNA_TEST_SEED=%llu\n", static_cast<unsigned long long>(seed));
+  const uint64_t seed = testing::TestSeed();
   const std::string socket = "/tmp/dyna_stress_" + std::to_string(getpid()) + ".sock";
   InProcessDaemon daemon(socket);
   std::atomic<bool> stop{false};

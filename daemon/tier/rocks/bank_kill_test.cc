@@ -15,6 +15,7 @@
 #include "client/base/unique_fd.h"
 #include "daemon/tier/rocks/rocks_store.h"
 #include "daemon/tier/store_harness.h"
+#include "tests/support/seed.h"
 
 namespace dyna {
 namespace {
@@ -93,9 +94,7 @@ pid_t StartChild(const std::string& path, int pipe, uint32_t generation) {
 }
 
 TEST(BankKill, WhatWasAcknowledgedSurvives) {
-  const uint32_t seed = std::random_device()();
-  SCOPED_TRACE("seed " + std::to_string(seed));
-  std::mt19937 rng(seed);
+  std::mt19937 rng(testing::TestSeed());
   TempDir dir;
   const std::string path = dir / "bank";
   std::map<uint64_t, uint32_t> acknowledged;  // block number -> its newest generation
