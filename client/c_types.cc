@@ -145,7 +145,7 @@ Result<KvMemory> ToMemory(const dyna_kv& m, size_t blocks, size_t layers, int on
   return out;
 }
 
-std::unique_ptr<dyna_result> ToResult(PutResult r) {
+std::unique_ptr<dyna_result> ToResult(const PutResult& r) {
   auto out = Begin(r.status);
   AddSegments(*out, r.segments, {});
   return out;
@@ -188,7 +188,7 @@ std::unique_ptr<dyna_result> ToResult(Result<std::string> r) {
   out->bytes.assign(bytes.begin(), bytes.end());
   return out;
 }
-std::unique_ptr<dyna_result> ToResult(Status s) { return Begin(s); }
+std::unique_ptr<dyna_result> ToResult(const Status& s) { return Begin(s); }
 
 Result<std::shared_ptr<CompletionQueue>> CompletionQueue::Create(size_t capacity) {
   if (capacity == 0 || capacity > 1u << 20) return Invalid("capacity: not in 1..1048576");

@@ -85,14 +85,14 @@ Result<KvMemory> ToMemory(const dyna_kv& m, size_t blocks, size_t layers, int on
 Result<std::vector<BlockHash>> ToHashes(const dyna_hash* hashes, size_t count);
 BlockHash ToHash(const dyna_hash* hash);  // null: zero
 
-std::unique_ptr<dyna_result> ToResult(PutResult r);
+std::unique_ptr<dyna_result> ToResult(const PutResult& r);
 std::unique_ptr<dyna_result> ToResult(FetchResult r);
 std::unique_ptr<dyna_result> ToResult(Result<Lease> r);
 std::unique_ptr<dyna_result> ToResult(Result<std::vector<wire::LookupHit>> r);
 std::unique_ptr<dyna_result> ToResult(Result<uint64_t> r);
 std::unique_ptr<dyna_result> ToResult(Result<OpaqueObject> r);
 std::unique_ptr<dyna_result> ToResult(Result<std::string> r);
-std::unique_ptr<dyna_result> ToResult(Status s);
+std::unique_ptr<dyna_result> ToResult(const Status& s);
 
 }  // namespace dyna::c
 

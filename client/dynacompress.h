@@ -16,6 +16,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+/* NOLINTBEGIN(modernize-use-using): C */
 
 #define DYNA_BLOCK_TOKENS 64
 #define DYNA_HASH_BYTES 32
@@ -271,6 +272,7 @@ void dyna_result_free(dyna_result*);
 int dyna_lease_lost(const dyna_lease*);
 void dyna_lease_release(dyna_lease*);
 
+/* NOLINTEND(modernize-use-using) */
 #ifdef __cplusplus
 }
 #endif

@@ -76,6 +76,7 @@ std::vector<std::vector<Widths>> LayerLadder(std::span<const std::span<const flo
   std::vector<std::vector<Widths>> levels;
   for (size_t target = 0; target < kLevelTargets.size(); ++target) {
     std::vector<Widths> level;
+    level.reserve(heads.size());
     for (const auto& head : heads) level.push_back(head[target]);
     if (levels.empty() || level != levels.back()) levels.push_back(std::move(level));
   }

@@ -32,7 +32,7 @@ struct MemorySpill::Shared {
   std::set<std::pair<record::BlockKey, PartId>> damaged;
 };
 
-MemorySpill::MemorySpill(Executor& executor, std::shared_ptr<MemoryDisk> disk)
+MemorySpill::MemorySpill(Executor& executor, const std::shared_ptr<MemoryDisk>& disk)
     : disk_(disk), shared_(std::make_shared<Shared>(executor, disk)) {
   shared_->stats.state = "ok";
   for (const auto& [key, block] : disk_->blocks) {

@@ -29,7 +29,7 @@ class MemorySpill final : public SpillStore {
  public:
   // The executor outlives the store; `disk` may be shared by stores that follow one another.
   explicit MemorySpill(Executor& executor,
-                       std::shared_ptr<MemoryDisk> disk = std::make_shared<MemoryDisk>());
+                       const std::shared_ptr<MemoryDisk>& disk = std::make_shared<MemoryDisk>());
   ~MemorySpill() override;
 
   void PutBlock(BlockWrite write, Done done) override;
