@@ -30,7 +30,7 @@ struct Arguments {
   bool check = false, print = false;
 };
 
-Result<config::Options> OptionsFrom(const Arguments& a) {
+Result<config::Options> OptionsFrom(const Arguments& a, const config::Machine& machine) {
   config::Options options;
   if (!a.config.empty()) {
     DYNA_ASSIGN_OR_RETURN(options, config::Load(a.config));
@@ -46,7 +46,7 @@ Result<config::Options> OptionsFrom(const Arguments& a) {
   DYNA_RETURN_IF_ERROR(config::Validate(options));
   DYNA_RETURN_IF_ERROR(CheckPolicy(options));
   DYNA_RETURN_IF_ERROR(CheckBackend(options));
-  return config::Resolve(options, config::ThisMachine());
+  return config::Resolve(options, machine);
 }
 
 int Main(int argc, char** argv) {
@@ -69,7 +69,8 @@ int Main(int argc, char** argv) {
   app.add_flag("--print-config", a.print, "print the configuration as it would be used and exit");
   CLI11_PARSE(app, argc, argv);
 
-  auto options = OptionsFrom(a);
+  const config::Machine machine = config::ThisMachine();
+  auto options = OptionsFrom(a, machine);
   if (!options.ok()) {
     fmt::print(stderr, "dynacompressd: {}\n", options.status().message());
     return kExitConfig;
@@ -87,7 +88,7 @@ int Main(int argc, char** argv) {
     return 1;
   }
   std::function<Result<config::Options>()> reload;
-  if (!a.config.empty()) reload = [a] { return OptionsFrom(a); };
+  if (!a.config.empty()) reload = [a, machine] { return OptionsFrom(a, machine); };
   int code = 1;
   auto backend = ChooseBackend(*options);
   auto server = backend.ok() ? Server::Build(*options, std::move(*backend), std::move(reload))

@@ -4,15 +4,21 @@
 
 namespace dyna {
 
-void AsioExecutor::Post(Task task) { asio::post(loop_, std::move(task)); }
+void AsioExecutor::Post(Task task) {
+  asio::post(loop_, [dropping = dropping_, task = std::move(task)] {
+    if (!*dropping) task();
+  });
+}
 
 void AsioExecutor::PostAt(TimePoint when, Task task) {
   // The timer belongs to its handler, and is made on the loop: an io object has one thread.
-  asio::post(loop_, [&loop = loop_, when, task = std::move(task)]() mutable {
+  asio::post(loop_, [dropping = dropping_, &loop = loop_, when, task = std::move(task)]() mutable {
+    if (*dropping) return;
     auto timer = std::make_shared<asio::steady_timer>(loop, when);
-    timer->async_wait([timer, task = std::move(task)](const boost::system::error_code& error) {
-      if (!error) task();
-    });
+    timer->async_wait(
+        [dropping, timer, task = std::move(task)](const boost::system::error_code& error) {
+          if (!error && !*dropping) task();
+        });
   });
 }
 

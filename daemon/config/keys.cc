@@ -152,8 +152,6 @@ constexpr Key<Options> kKeys[] = {
      "loads the UCX library when a client first asks for it"},
     {KEY(ucx.tls), kText, When::kRestart, "UCX transports; self,posix opens no port"},
     {KEY(ucx.net_devices), kText, When::kRestart, "UCX devices for tcp and RDMA"},
-    {KEY(ucx.remote), kSwitch, When::kRestart,
-     "take UCX clients from other hosts: 77 bytes from a stranger abort UCX"},
     {KEY(ucx.busy_poll_us), Range(0, 1e6), When::kRestart,
      "us of spinning before sleep: latency for one busy core"},
     {KEY(ucx.clients), Range(1, 65536), When::kRestart,

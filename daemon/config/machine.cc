@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <cstdlib>
 #include <fstream>
+#include <map>
+#include <memory>
 
 #include "schemas/types.h"
 
@@ -82,7 +84,12 @@ Machine ThisMachine() {
   m.xdg_runtime_dir = Environment("XDG_RUNTIME_DIR");
   m.state_directory = Environment("STATE_DIRECTORY");
   m.runtime_directory = Environment("RUNTIME_DIRECTORY");
-  m.disk_free = DiskFree;
+  m.disk_free = [known =
+                     std::make_shared<std::map<std::string, uint64_t>>()](const std::string& path) {
+    const auto [at, fresh] = known->try_emplace(path, 0);
+    if (fresh) at->second = DiskFree(path);
+    return at->second;
+  };
   return m;
 }
 

@@ -17,6 +17,7 @@ struct Machine {
   std::string home, xdg_state_home, xdg_runtime_dir, state_directory, runtime_directory;
   std::function<uint64_t(const std::string& path)> disk_free;  // of the nearest existing folder
 };
+// Its disks are asked once each: what a reload resolves is what the start did.
 Machine ThisMachine();
 
 // Absolute paths, byte counts and threads: nothing is 0 or "" that means "fits the machine".

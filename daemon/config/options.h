@@ -198,8 +198,6 @@ struct UcxOptions {
   std::string tls = "self,posix";
   // UCX devices for tcp and RDMA
   std::string net_devices = "lo";
-  // take UCX clients from other hosts: 77 bytes from a stranger abort UCX
-  bool remote = false;
   // us of spinning before sleep: latency for one busy core
   uint32_t busy_poll_us = 0;
   // clients over UCX, 2 MiB of shared memory and 5 descriptors each; more are refused it

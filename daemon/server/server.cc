@@ -24,6 +24,7 @@
 #include "daemon/server/codec_pool.h"
 #include "daemon/server/store_mapping.h"
 #include "daemon/tier/guarded_store.h"
+#include "daemon/tier/kept_deletions.h"
 #include "daemon/tier/rocks/rocks_store.h"
 
 #ifndef DYNA_VERSION
@@ -196,6 +197,8 @@ void Server::Impl::Reload() {
   for (const config::Change& c : changes)
     LogInfo("SIGHUP: {}: {} -> {}{}", c.key, c.from, c.to, c.applied ? "" : " (needs a restart)");
   if (auto level = ParseLogLevel(options.log.level); level.ok()) SetLogLevel(*level);
+  if (spill) spill->SetBudget(options.spill.bytes);
+  if (bank) bank->SetBudget(options.bank.bytes);
   store->SetOptions(StoreOptionsOf(options));
   for (const config::TenantOptions& t : options.tenants)
     store->ConfigureTenant(TenantOfName(t.name), t.name, t.quota_bytes);
@@ -277,7 +280,9 @@ Result<std::unique_ptr<Server>> Server::Build(config::Options options, BackendCh
     auto opened = OpenRocksStore(r, *s.disk_threads, s.executor);
     // A failing disk costs the spill tier, never the service.
     if (opened.ok())
-      s.spill = GuardStore("spill", std::move(*opened), BreakerOptions{}, s.clock, s.executor);
+      s.spill = KeepDeletions(
+          GuardStore("spill", std::move(*opened), BreakerOptions{}, s.clock, s.executor), s.clock,
+          s.executor);
     else
       LogError("spill: {}: running without it: {}", o.spill.dir, opened.status().message());
   }
@@ -288,7 +293,7 @@ Result<std::unique_ptr<Server>> Server::Build(config::Options options, BackendCh
     r.budget_bytes = o.bank.bytes;
     auto opened = OpenRocksStore(r, *s.disk_threads, s.executor);
     if (!opened.ok()) return opened.status();
-    s.bank = std::move(*opened);
+    s.bank = KeepDeletions(std::move(*opened), s.clock, s.executor);
   }
   auto arena = Arena::Create({o.arena.bytes, 0, /*prefault=*/false});
   if (!arena.ok()) return arena.status();
@@ -359,12 +364,15 @@ Server::~Server() {
   s.listener.reset();
   s.loop.restart();
   s.loop.poll();
+  // After a forced stop work is under way. Its completions would go on to codec and disks, which
+  // are about to go; they are dropped, with what they hold of the arena.
+  s.executor.DropTasks();
   s.codec.reset();  // joins: nothing computes any more
   s.spill.reset();
   s.bank.reset();
   s.disk_threads.reset();
   s.loop.restart();
-  s.loop.poll();  // the last completions
+  s.loop.poll();
   s.store.reset();
   s.ucx.reset();
   s.warmer.reset();

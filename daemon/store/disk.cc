@@ -231,8 +231,10 @@ void Store::Impl::Persist(const BlockRef& block, std::function<void(Status)> don
   WriteBlock(block, *bank, true, *meta, [this, block, meta, done = std::move(done)](Status status) {
     // Also when another generation took its place meanwhile: the bank has this one, it is
     // acknowledged, and it outlives the newcomer.
+    if (status.ok() && (block->state() == BlockState::kGone || !block->in_bank))
+      status = {StatusCode::kCancelled, "the block was dropped while it was being stored"};
     if (block->state() != BlockState::kGone) {
-      if (status.ok() && block->in_bank) {
+      if (status.ok()) {
         block->bank = std::make_unique<record::BlockMeta>(*meta);
         // What was to be read from there is not there any more: a read under way has moved on.
         if (block->state() == BlockState::kSpilled && !HasDiskCopy(*block)) TakeBankCopy(*block);

@@ -64,6 +64,11 @@ void Store::Impl::TakeBankCopy(Block& block) {
   Appraise(block);
 }
 
+void Store::Impl::LeaveSpillCopy(Block& block) {
+  DropSpillCopy(block);
+  TakeBankCopy(block);
+}
+
 void Store::Impl::Load(const BlockRef& block, std::function<void(const Status&)> done) {
   if (block->state() == BlockState::kResident) {
     done({});
@@ -72,6 +77,7 @@ void Store::Impl::Load(const BlockRef& block, std::function<void(const Status&)>
   block->loaded.push_back(std::move(done));
   if (block->loading) return;  // joins the read that is under way
   block->loading = true;
+  if (SpillHolds(*block) && block->bank && !spill->stats().asks()) LeaveSpillCopy(*block);
   const bool from_spill = SpillHolds(*block);
   SpillStore* store = from_spill ? spill : bank;
   struct Read {
@@ -189,13 +195,21 @@ void Store::Impl::FinishLoad(const BlockRef& block, Status status) {
     if (block->drop_due) DropLater(block);  // it had come due on the disk, or before a restart
   } else {
     ++counts.load_failures;
-    // A damaged or missing record is a miss from now on; a full arena is not its fault.
-    if (status.code() == StatusCode::kMiss && block->state() == BlockState::kSpilled) {
+    // A damaged or missing record is a miss from now on; a full arena is not its fault. Where the
+    // disk fails, what was promised is in the other database.
+    const bool miss = status.code() == StatusCode::kMiss;
+    const bool fails = status.code() == StatusCode::kInternal ||
+                       (status.code() == StatusCode::kRetry && spill != nullptr &&
+                        SpillHolds(*block) && !spill->stats().available);
+    if ((miss || fails) && block->state() == BlockState::kSpilled) {
       const auto waiters = std::exchange(block->loaded, {});
-      if (SpillHolds(*block) && block->bank) {  // what was promised is in the other database
-        DropSpillCopy(*block);
-        TakeBankCopy(*block);
+      if (SpillHolds(*block) && block->bank) {
+        LeaveSpillCopy(*block);
         for (const auto& waiter : waiters) Load(block, waiter);
+        return;
+      }
+      if (fails) {
+        for (const auto& waiter : waiters) waiter(status);
         return;
       }
       Gone(*block, true);

@@ -72,7 +72,7 @@ wire::LookupReply Store::Lookup(const Caller& caller, const wire::Lookup& want) 
     return reply;
   }
   if (reply.status = Validate(want.shard, ctx->spec); !reply.status.ok()) return reply;
-  ++s.counts.lookups;
+  s.counts.lookups += want.hashes.size();
   reply.hits.resize(want.hashes.size());
 
   const int64_t now_ms = s.clock.UnixMillis();
@@ -82,10 +82,12 @@ wire::LookupReply Store::Lookup(const Caller& caller, const wire::Lookup& want) 
   std::vector<Found> found(want.hashes.size());
   size_t run = 0, barred_until = 0;
   bool leading = true;
+  const bool spill_off = s.spill != nullptr && !s.spill->stats().asks();
   for (size_t i = 0; i < found.size(); ++i) {
     Found& f = found[i];
     BlockRef block = s.blocks.Find({caller.tenant, want.context, want.hashes[i]});
-    if (!block || block->opaque || (block->expires_at_ms != 0 && block->expires_at_ms <= now_ms)) {
+    if (!block || block->opaque || (block->expires_at_ms != 0 && block->expires_at_ms <= now_ms) ||
+        (spill_off && block->state() == BlockState::kSpilled && !s.BankHolds(*block))) {
       leading = false;
       continue;
     }

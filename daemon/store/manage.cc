@@ -85,11 +85,12 @@ void Store::BankDrop(const Caller& caller, const wire::BankDrop& request,
   if (request.hashes.empty())
     s.blocks.ForEach([&](Block& b) {
       if (b.key.tenant == caller.tenant &&
-          (request.context == 0 || b.key.context == request.context) && b.bank)
+          (request.context == 0 || b.key.context == request.context) && (b.bank || b.in_bank))
         chosen.push_back(s.blocks.Find(b.key));
     });
   for (const BlockHash& hash : request.hashes)
-    if (BlockRef b = s.blocks.Find({caller.tenant, request.context, hash}); b && b->bank)
+    if (BlockRef b = s.blocks.Find({caller.tenant, request.context, hash});
+        b && (b->bank || b->in_bank))
       chosen.push_back(b);
   auto waiting = std::make_shared<size_t>(chosen.size() + 1);
   auto finish = [reply, waiting, done = std::move(done)] {
@@ -124,12 +125,14 @@ void Store::PutOpaque(const Caller& caller, const wire::PutOpaque& put,
     status = Unsupported("durability persistent: this daemon has no bank (bank.enabled)");
   else if (known && !known->opaque)
     status = Invalid("opaque object: the key is that of a block");
-  else if (known && known->visible() && (put.durability == Durability::kVolatile || known->bank))
+  else if (known && known->visible() && put.durability == Durability::kVolatile)
     status = Status(StatusCode::kExists, "");
   else if (s.draining)
     status = Status(StatusCode::kRetry, "the daemon is stopping", 1000);
   else if (!known)
     status = s.Admit(tenant);
+  if (known && known->visible() && (status.ok() || status.code() == StatusCode::kExists))
+    s.LiveOn(*known, put.ttl_ms);
   if (!status.ok()) {
     done(std::move(status));
     return;

@@ -265,7 +265,7 @@ bool Store::Impl::MoveColdBlocks(uint64_t excess) {
     const uint64_t bytes = victim->segment_bytes();
     if (HasDiskCopy(*victim)) {
       ToSpilled(*victim);
-    } else if (spill != nullptr && spill->stats().available) {
+    } else if (spill != nullptr && spill->stats().asks()) {
       if (spill->stats().live_bytes + bytes > spill->stats().budget && !EvictFromSpill(bytes)) {
         retry_disk_at = clock.Now() + std::chrono::milliseconds(200);
         return moved;
@@ -289,7 +289,7 @@ bool Store::Impl::EvictFromSpill(uint64_t bytes) {
   Block* next = nullptr;
   for (Block* b = blocks.oldest(); b != nullptr && freed < bytes; b = next) {
     next = b->newer;
-    if (!b->in_spill || b->loading || b->spilling) continue;
+    if (!b->in_spill || b->loading || b->spilling || b->banking) continue;
     if (b->state() == BlockState::kResident || (b->visible() && !SpillHolds(*b))) {
       // Its copy is only a head start for a later spill, or older than the bank's.
       DropSpillCopy(*b);
@@ -366,6 +366,7 @@ void Store::Impl::ExpireSlice() {
     ++counts.expired_blocks;
     Gone(*b, true);
   }
+  if (next == nullptr && expired_rounds > 0) --expired_rounds;  // it ended at the newest
 }
 
 }  // namespace dyna

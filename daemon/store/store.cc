@@ -160,8 +160,11 @@ void Store::SetBudget(uint64_t bytes) {
 void Store::SetOptions(const StoreOptions& options) {
   StoreOptions next = options;
   next.policy = impl_->options.policy;  // ladders and histories were made with it
+  const bool budget_changed = next.budget_bytes != impl_->options.budget_bytes;
   impl_->options = next;
-  SetBudget(0);
+  if (budget_changed) SetBudget(0);  // else one that was set while it runs stays
+  impl_->sweep_idle = false;
+  impl_->NeedTick();
 }
 
 Result<OpenedContext> Store::OpenContext(const Caller& caller, const ContextSpec& spec,
@@ -256,7 +259,8 @@ bool Store::Tick() {
       duration_cast<nanoseconds>(std::chrono::steady_clock::now() - wall).count());
   s.counts.tick_ns_sum += ns;
   s.counts.tick_ns_max = std::max(s.counts.tick_ns_max, ns);
-  return more || s.wanted_range != 0 || !s.reports.empty() || !s.folds.empty();
+  return more || s.expired_rounds != 0 || s.wanted_range != 0 || !s.reports.empty() ||
+         !s.folds.empty();
 }
 
 }  // namespace dyna

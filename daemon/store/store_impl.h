@@ -143,9 +143,12 @@ struct Store::Impl {
   std::shared_ptr<Writer> BeginBlock(const Caller& caller, StoreContext& ctx, const wire::Put& put,
                                      size_t i, BlockRef* block, Status* status);
   Status CheckQuota(const Tenant& tenant);
+  // What has expired may be what room is wanted for: all of it goes, soon.
+  Status WantExpired(Status refusal);
   Status Admit(const Tenant& tenant);  // one more block: RETRY, QUOTA
   // Put again and held already: the later end and the higher class count, both were promised.
   void PutAgain(Block& block, const wire::Put& put);
+  void LiveOn(Block& block, uint32_t ttl_ms);
   bool Outdoes(QualityClass quality, const Block& block) const;  // a put replaces what is held
   // A put heard EXISTS: from now on the block is held at that class, until a restart.
   void Promise(QualityClass quality, Block& block);
@@ -193,7 +196,8 @@ struct Store::Impl {
   // ---- load.cc
   // Its segments are those that the row lists, on a disk and not in RAM.
   void TakeRow(Block& block, const record::BlockMeta& row);
-  void TakeBankCopy(Block& block);  // what is spilled is from now on the bank's copy
+  void TakeBankCopy(Block& block);    // what is spilled is from now on the bank's copy
+  void LeaveSpillCopy(Block& block);  // for the bank's; REQUIRES both, and that it is spilled
   void Load(const BlockRef& block, std::function<void(const Status&)> done);
   void FinishLoad(const BlockRef& block, Status status);
   void Adopt(record::BlockMeta meta, Tier from);  // at start
@@ -281,6 +285,7 @@ struct Store::Impl {
   std::weak_ptr<Block> rebook_at, sweep_at, expire_at;  // where walks over the table go on
   bool rebook = false;      // a new basis: plain tiles may take its levels
   bool sweep_idle = false;  // the last walk found nothing to demote
+  int expired_rounds = 0;   // of the walk over what has expired, to be made at once
   size_t sweep_found = 0;   // in this walk
   uint32_t transcodes = 0, learning = 0;
   uint64_t transcode_copies = 0;  // what they write: counted beside what it takes the place of

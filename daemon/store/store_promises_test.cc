@@ -330,6 +330,30 @@ TEST(StorePromises, OpaqueObjectsExpireAndCountAgainstTheQuota) {
   EXPECT_EQ(put(6, 0, 3).code(), StatusCode::kQuota);
 }
 
+TEST(StorePromises, OpaqueObjectPutAgainLivesAsLongAsTheLongerOfBoth) {
+  StoreHarness s;
+  for (const Durability durability : {Durability::kVolatile, Durability::kPersistent}) {
+    const BlockHash name = StoreHarness::Name(static_cast<uint64_t>(durability) + 5);
+    for (const uint32_t ttl_ms : {1000u, 0u}) {
+      s.store->PutOpaque(s.caller, {s.context, name, durability, ttl_ms},
+                         std::vector<std::byte>(1000, std::byte{1}), [](const Status&) {});
+      s.Settle();
+    }
+    s.clock.Advance(std::chrono::seconds(2));
+    if (durability == Durability::kPersistent) {
+      s.Crash();
+      ASSERT_TRUE(s.store->OpenContext(s.caller, s.spec, {}).ok());
+    }
+    Status status = Internal("not answered");
+    s.store->GetOpaque(s.caller, {s.context, name},
+                       [&](const wire::OpaqueReply& reply, const std::vector<std::byte>&) {
+                         status = reply.status;
+                       });
+    s.Settle();
+    EXPECT_TRUE(status.ok()) << status.ToString();
+  }
+}
+
 TEST(StorePromises, ALeaseThatEndsByItselfIsTold) {
   StoreHarness s;
   std::vector<std::pair<SessionId, uint64_t>> told;

@@ -183,6 +183,40 @@ TEST(StoreRaces, DamagedSpillCopyFallsBackToTheBank) {
   EXPECT_LT(s.ErrorOf(1), 1e-3);
 }
 
+// On both disks, and the spill is the one that is read first.
+TEST(StoreRaces, FailingSpillFallsBackToTheBank) {
+  StoreHarness s;
+  ASSERT_TRUE(s.PutBlock(1, 0).ok());
+  s.Squeeze();
+  ASSERT_EQ(s.spill_disk->blocks.size(), 1u);
+  ASSERT_TRUE(s.PutBlock(1, 0, QualityClass::kBalanced, Durability::kPersistent).ok());
+  s.Squeeze();
+  ASSERT_EQ(s.Lookup({1}).hits[0].tier, Tier::kSpill);
+  s.Squeeze();
+  s.spill->FailNext(1, Internal("i/o error"));
+  EXPECT_LT(s.ErrorOf(1), .05);
+}
+
+TEST(StoreRaces, WhatIsDeletedWhileItIsBankedIsNotAcknowledged) {
+  StoreHarness s;
+  s.bank->Hold();
+  wire::Put put = s.Request(1, 0);
+  put.durability = Durability::kPersistent;
+  auto data = StoreHarness::Data(1);
+  const auto sources = StoreHarness::Sources(data);
+  std::optional<wire::PutReply> reply;
+  s.store->Put(s.caller, put, sources, {}, [&](wire::PutReply r) { reply = std::move(r); });
+  s.Settle();
+  s.bank->Release(1);  // the context's row: the block's own is on its way
+  s.Settle();
+  s.store->Delete(s.caller, {s.context, {StoreHarness::Name(1)}});
+  s.bank->ReleaseAll();
+  s.Settle();
+  ASSERT_TRUE(reply.has_value());
+  EXPECT_EQ(reply->segments.back().status, StatusCode::kCancelled);
+  EXPECT_TRUE(s.bank_disk->blocks.empty());
+}
+
 TEST(StoreRaces, RestartTakesTheBankWhereTheSpillHasLess) {
   StoreHarness s;
   for (uint16_t head = 0; head < 2; ++head) {

@@ -145,6 +145,22 @@ TEST(Store, TenantsDoNotSeeEachOther) {
   EXPECT_EQ(s.Lookup({1}).run, 0u);
 }
 
+// Nobody ticked while they expired.
+TEST(Store, WhatHasExpiredIsNotHeldAgainstAQuota) {
+  StoreHarness s;
+  wire::Put put = s.Request(1, 0);
+  put.ttl_ms = 1000;
+  ASSERT_TRUE(s.Put(put, StoreHarness::Data(1)).status.ok());
+  s.store->ConfigureTenant(s.caller.tenant, "small", 1);
+  s.clock.Advance(std::chrono::seconds(2));
+  bool ticks = false;
+  s.store->OnBusy([&] { ticks = true; });
+  EXPECT_EQ(s.PutBlock(2, 1).code(), StatusCode::kQuota);
+  EXPECT_TRUE(ticks);
+  EXPECT_EQ(s.store->stats().host.blocks, 0u);
+  EXPECT_TRUE(s.PutBlock(2, 1).ok());
+}
+
 TEST(Store, QuotaIsATypedRefusal) {
   StoreHarness s;
   s.store->ConfigureTenant(s.caller.tenant, "small", 1024);

@@ -45,23 +45,33 @@ int64_t Later(int64_t a, int64_t b) { return a == 0 || b == 0 ? 0 : std::max(a, 
 }  // namespace
 
 void Store::Impl::PutAgain(Block& block, const wire::Put& put) {
+  LiveOn(block, put.ttl_ms);
+  Promise(put.quality, block);
+}
+
+void Store::Impl::LiveOn(Block& block, uint32_t ttl_ms) {
   blocks.Touch(block);
   block.expires_at_ms =
-      Later(block.expires_at_ms, put.ttl_ms == 0 ? 0 : clock.UnixMillis() + int64_t{put.ttl_ms});
-  Promise(put.quality, block);
+      Later(block.expires_at_ms, ttl_ms == 0 ? 0 : clock.UnixMillis() + int64_t{ttl_ms});
 }
 
 Status Store::Impl::Admit(const Tenant& tenant) {
   if (blocks.size() >= options.max_blocks)
-    return {StatusCode::kRetry, "the table of blocks is full", 100};
+    return WantExpired({StatusCode::kRetry, "the table of blocks is full", 100});
   return CheckQuota(tenant);
 }
 
 Status Store::Impl::CheckQuota(const Tenant& tenant) {
   if (tenant.quota == 0 || tenant.charged < tenant.quota) return {};
   ++counts.quota_refusals;
-  return {StatusCode::kQuota, "tenant " + tenant.name + " is over its quota of " +
-                                  std::to_string(tenant.quota) + " bytes"};
+  return WantExpired({StatusCode::kQuota, "tenant " + tenant.name + " is over its quota of " +
+                                              std::to_string(tenant.quota) + " bytes"});
+}
+
+Status Store::Impl::WantExpired(Status refusal) {
+  expired_rounds = 2;  // the one under way began somewhere
+  NeedTick();
+  return refusal;
 }
 
 std::shared_ptr<Writer> Store::Impl::BeginBlock(const Caller& caller, StoreContext& ctx,

@@ -37,10 +37,13 @@ struct Guard {
     }
   }
 
-  Status Refusal() const {
+  uint32_t RetryAfterMs() const {
     const auto wait = std::chrono::ceil<std::chrono::milliseconds>(breaker.RetryAfter(clock.Now()));
+    return static_cast<uint32_t>(wait.count());
+  }
+  Status Refusal() const {
     return Status(StatusCode::kRetry, name + " is off after errors: " + last_error,
-                  static_cast<uint32_t>(std::max<int64_t>(wait.count(), 1)));
+                  std::max(RetryAfterMs(), 1u));
   }
 
   const std::string name;
@@ -101,6 +104,7 @@ class GuardedStore final : public SpillStore {
     stats.refused += guard_->refused;
     if (guard_->breaker.state() != CircuitBreaker::State::kClosed) {
       stats.available = false;
+      stats.retry_after_ms = guard_->RetryAfterMs();
       stats.state = "off after errors: " + guard_->last_error;
     }
     return stats;

@@ -68,8 +68,11 @@ struct RowKey {
 RowKey KeyOf(const record::Row& row);
 
 struct SpillStats {
-  bool available = true;  // false: a circuit breaker is open
-  std::string state;      // "ok", or why not, for people
+  bool available = true;        // false: a circuit breaker is open
+  uint32_t retry_after_ms = 0;  // until it may be asked again, if it is open
+  // Worth asking: works, or it is time to try whether it does.
+  bool asks() const { return available || retry_after_ms == 0; }
+  std::string state;  // "ok", or why not, for people
   uint64_t budget = 0;
   uint64_t live_bytes = 0;  // of the blocks held: rows and parts; what the budget counts
   uint64_t disk_bytes = 0;  // files, garbage included

@@ -206,8 +206,18 @@ def test_sighup_takes_over_what_it_can(new_daemon: Callable[..., Daemon]) -> Non
     told("SIGHUP: budget.bytes")
     told("needs a restart")
     assert daemon.status()["budget"]["bytes"] == 4 << 20
+    # Of the disks too, and what was set at run time stays where the file says nothing new of it.
+    client.set_budget(2 << 20)
+    tables = "[budget]\nbytes = '4 MiB'\n[policy]\nname = 'full'\n[spill]\nbytes = '300 MiB'\n"
+    daemon.configure(tables + "[bank]\nbytes = '400 MiB'\n")
+    daemon.send(signal.SIGHUP)
+    told("SIGHUP: bank.bytes")
+    capacity = 'dynacompress_tier_capacity_bytes{tier="%s"} %d\n'
+    page = daemon.page("metrics")
+    assert capacity % ("spill", 300 << 20) in page and capacity % ("bank", 400 << 20) in page
+    assert capacity % ("host", 2 << 20) in page
     daemon.configure("[budget]\nbyte = 1\n")
     daemon.send(signal.SIGHUP)
     told("kept the running configuration")
-    assert daemon.status()["budget"]["bytes"] == 4 << 20
+    assert daemon.status()["budget"]["bytes"] == 2 << 20
     assert client.query("stats")["ready"]

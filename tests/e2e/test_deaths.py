@@ -170,6 +170,25 @@ def test_a_daemon_killed_over_ucx_lets_its_clients_go(new_daemon: Callable[..., 
     assert got.tobytes() == want.tobytes()
 
 
+def test_a_daemon_told_twice_to_stop_does_so_in_the_middle_of_it(
+    new_daemon: Callable[..., Daemon],
+) -> None:
+    daemon = new_daemon()
+    writers = [worker(daemon, "persist", str(i)) for i in range(2)]
+    try:
+        for round_ in range(KILLS):
+            for writer in writers:  # both are at it, also after a restart
+                assert line(writer)
+            time.sleep(0.01 * round_)
+            daemon.send(signal.SIGTERM)
+            daemon.send(signal.SIGINT)
+            assert daemon.wait() >= 0, f"round {round_}: a signal ended it\n{daemon.tail()}"
+            daemon.start()
+    finally:
+        for writer in writers:
+            kill(writer)
+
+
 def test_a_forked_child_gets_a_typed_error(daemon: Daemon) -> None:
     context = dynacompress.Client(daemon.socket).open_context(kv.spec("forked"))
     child = os.fork()

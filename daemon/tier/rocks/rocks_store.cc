@@ -135,8 +135,10 @@ class RocksStore final : public SpillStore {
         refusal = Status(StatusCode::kCancelled, "the store is closing");
       } else if (!counted_ && std::holds_alternative<BlockWrite>(op.what)) {
         refusal = Status(StatusCode::kRetry, "the start-up scan has not finished", 100);
-      } else if (queue_.size() >= options_.max_queued ||
-                 (!queue_.empty() && queued_bytes_ + op.bytes > options_.max_queued_bytes)) {
+      } else if (!std::holds_alternative<DeleteBlockOp>(op.what) &&
+                 (queue_.size() >= options_.max_queued ||
+                  (!queue_.empty() && queued_bytes_ + op.bytes > options_.max_queued_bytes))) {
+        // A deletion carries nothing, there are no more of them than blocks, and none may be lost.
         refusal = Status(StatusCode::kRetry, "too many writes are queued", 10);
       }
       if (refusal.ok()) {

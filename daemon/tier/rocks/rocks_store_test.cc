@@ -131,6 +131,22 @@ TEST_F(RocksStoreTest, QueuesAreBounded) {
   EXPECT_EQ(store->stats().blocks, blocks.size() - retry);
 }
 
+// What was deleted would be back after the next start.
+TEST_F(RocksStoreTest, DeletionsAreNotRefusedForWantOfRoom) {
+  options.max_queued = 50;
+  ASSERT_TRUE(Open(Kind::kBank).ok());
+  constexpr size_t kMany = 300;
+  for (uint64_t i = 0; i < kMany; ++i) ASSERT_TRUE(client().Put(TestBlock::Make(i)).ok());
+  size_t done = 0;
+  for (uint64_t i = 0; i < kMany; ++i)
+    store->DeleteBlock(TestBlock::Key(i), [&](Status s) {
+      ++done;
+      EXPECT_TRUE(s.ok()) << s.ToString();
+    });
+  ASSERT_TRUE(executor.RunUntil([&] { return done == kMany; }));
+  EXPECT_EQ(store->stats().blocks, 0u);
+}
+
 TEST_F(RocksStoreTest, ClosingAnswersEverything) {
   ASSERT_TRUE(Open(Kind::kBank).ok());
   std::vector<TestBlock> blocks;
