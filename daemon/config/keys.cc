@@ -139,6 +139,8 @@ constexpr Key<Options> kKeys[] = {
      "registered regions, of one client; those on the GPU too"},
     {KEY(limits.region_bytes), Bytes(0, kTiB * 64), When::kReload,
      "bytes of regions, of one client (its own memory)"},
+    {KEY(limits.leased_blocks), Range(1, 1 << 30), When::kReload,
+     "blocks under leases, of one client, each counted in each lease"},
     {KEY(limits.open_puts), Range(1, 1 << 20), When::kReload,
      "blocks being written, of one client"},
     {KEY(limits.open_put_bytes), Bytes(1 << 20, kTiB * 64), When::kReload,

@@ -168,6 +168,8 @@ struct LimitOptions {
   uint32_t regions = 64;
   // bytes of regions, of one client (its own memory)
   uint64_t region_bytes = 64ull << 30;
+  // blocks under leases, of one client, each counted in each lease
+  uint32_t leased_blocks = 1 << 20;
   // blocks being written, of one client
   uint32_t open_puts = 1024;
   // arena bytes reserved by them

@@ -64,6 +64,7 @@ StoreOptions StoreOptionsOf(const config::Options& o) {
   s.max_lease_ttl = std::chrono::milliseconds(o.leases.max_ttl_ms);
   s.open_put_timeout = std::chrono::milliseconds(o.limits.open_put_ms);
   s.open_puts = o.limits.open_puts;
+  s.leased_blocks = o.limits.leased_blocks;
   s.open_put_bytes = o.limits.open_put_bytes;
   s.contexts = o.limits.contexts;
   return s;

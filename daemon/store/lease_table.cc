@@ -13,6 +13,7 @@ uint64_t LeaseTable::Grant(HeldLease lease) {
   }
   const Key key{lease.session, lease.id};
   by_expiry_.emplace(lease.expires, key);
+  if (!lease.run.empty()) blocks_[lease.session] += lease.run.size();
   leases_.emplace(key, std::move(lease));
   return key.second;
 }
@@ -20,6 +21,11 @@ uint64_t LeaseTable::Grant(HeldLease lease) {
 HeldLease* LeaseTable::Find(SessionId session, uint64_t id) {
   auto it = leases_.find({session, id});
   return it == leases_.end() ? nullptr : &it->second;
+}
+
+size_t LeaseTable::BlocksOf(SessionId session) const {
+  const auto it = blocks_.find(session);
+  return it == blocks_.end() ? 0 : it->second;
 }
 
 bool LeaseTable::Release(SessionId session, uint64_t id) {
@@ -67,6 +73,10 @@ void LeaseTable::Drop(std::map<Key, HeldLease>::iterator it) {
     if (b->leases == 0) b->lease_floor = QualityClass::kSmall;
   }
   const std::vector<BlockRef> run = std::move(it->second.run);
+  if (!run.empty()) {
+    const auto of_session = blocks_.find(it->first.first);
+    if ((of_session->second -= run.size()) == 0) blocks_.erase(of_session);
+  }
   by_expiry_.erase({it->second.expires, it->first});
   leases_.erase(it);
   if (dropped_)

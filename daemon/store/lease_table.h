@@ -45,6 +45,7 @@ class LeaseTable {
   // At most about `max_blocks` blocks are let go of: the rest ends in the next call.
   std::vector<std::pair<SessionId, uint64_t>> Expire(TimePoint now, size_t max_blocks);
   size_t size() const { return leases_.size(); }
+  size_t BlocksOf(SessionId session) const;            // of its leases, each counted in each
   uint64_t held_bytes() const { return held_bytes_; }  // encoded, of all leased blocks
 
  private:
@@ -53,6 +54,7 @@ class LeaseTable {
 
   std::map<Key, HeldLease> leases_;
   std::set<std::pair<TimePoint, Key>> by_expiry_;
+  std::map<SessionId, size_t> blocks_;
   std::function<void(Block&)> dropped_;
   uint64_t next_ = 1, held_bytes_ = 0;
 };

@@ -98,6 +98,10 @@ TEST_F(LeaseTableTest, IsWhatAWalkOverAllOfThemWouldSay) {
       model.erase(ended);
     }
     ASSERT_EQ(table_.size(), model.size());
+    size_t blocks = 0, counted = 0;
+    for (const auto& [key, until] : model) blocks += table_.Find(key.first, key.second)->run.size();
+    for (SessionId s = 0; s < 4; ++s) counted += table_.BlocksOf(s);
+    ASSERT_EQ(counted, blocks);
     for (const auto& [key, expires] : model) ASSERT_GT(expires, At(now));
   }
   for (SessionId session = 0; session < 4; ++session) table_.ReleaseSession(session);

@@ -131,6 +131,12 @@ wire::LookupReply Store::Lookup(const Caller& caller, const wire::Lookup& want) 
   }
 
   if (!want.lease || run == 0) return reply;
+  if (s.leases.BlocksOf(caller.session) + run > s.options.leased_blocks) {
+    reply.status =
+        Status(StatusCode::kRetry,
+               "too many blocks under leases of this client (limits.leased_blocks)", 100);
+    return reply;
+  }
   HeldLease lease;
   for (size_t i = 0; i < run; ++i) {
     // Only what is granted counts as use: the rest of the prefix is asked for again.

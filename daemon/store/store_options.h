@@ -27,7 +27,8 @@ struct StoreOptions {
   std::chrono::milliseconds lease_ttl{30'000};
   std::chrono::milliseconds max_lease_ttl{600'000};
   std::chrono::milliseconds open_put_timeout{30'000};
-  uint32_t open_puts = 1024;  // blocks being written, of one session
+  uint32_t open_puts = 1024;         // blocks being written, of one session
+  uint32_t leased_blocks = 1 << 20;  // of one session, each counted in each lease
   uint64_t open_put_bytes = 1ull << 30;
   uint32_t contexts = 64;
   uint64_t max_blocks = 4'000'000;        // bounds the table

@@ -161,6 +161,19 @@ TEST(Store, WhatHasExpiredIsNotHeldAgainstAQuota) {
   EXPECT_TRUE(s.PutBlock(2, 1).ok());
 }
 
+TEST(Store, LeasesOfOneClientAreBounded) {
+  StoreOptions options = testing::NoNursery();
+  options.leased_blocks = 3;
+  StoreHarness s(4u << 20, options);
+  ASSERT_TRUE(s.PutBlock(1, 0).ok());
+  ASSERT_TRUE(s.PutBlock(2, 1).ok());
+  const uint64_t lease = s.Lookup({1, 2}).lease;
+  EXPECT_EQ(s.Lookup({1, 2}).status.code(), StatusCode::kRetry);
+  EXPECT_TRUE(s.Lookup({1}).status.ok());
+  s.store->ReleaseLease(s.caller, lease);
+  EXPECT_EQ(s.Lookup({1, 2}).run, 2u);
+}
+
 TEST(Store, QuotaIsATypedRefusal) {
   StoreHarness s;
   s.store->ConfigureTenant(s.caller.tenant, "small", 1024);
