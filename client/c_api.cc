@@ -20,13 +20,20 @@ dyna_status Answer(const Status& s) {
   return static_cast<dyna_status>(s.code());
 }
 
+// `out` is null until there is a result, also when this fails early: the caller frees it either
+// way.
 template <typename F>
-dyna_status Guarded(F f) {
+dyna_status Guarded(dyna_result** out, F f) {
+  if (out != nullptr) *out = nullptr;
   try {
     return f();
   } catch (const std::exception& e) {
     return Answer(Status(StatusCode::kTooLarge, e.what()));
   }
+}
+template <typename F>
+dyna_status Guarded(F f) {
+  return Guarded(nullptr, std::move(f));
 }
 #define DYNA_C_ASSIGN(lhs, expr)                                                          \
   auto DYNA_CONCAT(r_, __LINE__) = (expr);                                                \
@@ -81,6 +88,8 @@ dyna_status Put(dyna_context* context, const dyna_put_request* given, dyna_queue
   PutRequest put;
   put.shard = c::ToShard(r->shard);
   if (put.shard.layer_end == 0) put.shard = context->context->whole();
+  // Before its layers say how much of the caller's arrays is read.
+  if (Status s = Validate(put.shard, context->context->spec()); !s.ok()) return Answer(s);
   put.layer_begin = r->layer_begin;
   put.layer_count = r->layer_count;
   if (put.layer_count == 0) {
@@ -255,14 +264,14 @@ void dyna_hash_tokens(const dyna_hash* parent, const uint32_t tokens[DYNA_BLOCK_
 }
 
 dyna_status dyna_put(dyna_context* c, const dyna_put_request* r, dyna_result** out) {
-  return Guarded([&] { return Put(c, r, nullptr, 0, out); });
+  return Guarded(out, [&] { return Put(c, r, nullptr, 0, out); });
 }
 dyna_status dyna_lookup(dyna_context* c, const dyna_lookup_request* r, dyna_result** out) {
-  return Guarded([&] { return LookUp(c, r, nullptr, 0, out); });
+  return Guarded(out, [&] { return LookUp(c, r, nullptr, 0, out); });
 }
 dyna_status dyna_fetch(dyna_context* c, const dyna_lease* l, const dyna_fetch_request* r,
                        dyna_result** out) {
-  return Guarded([&] { return Fetch(c, l, r, nullptr, 0, out); });
+  return Guarded(out, [&] { return Fetch(c, l, r, nullptr, 0, out); });
 }
 dyna_status dyna_report(dyna_context* c, const dyna_report_request* r) {
   return Guarded([&] { return Report(c, r, nullptr, 0); });
@@ -286,7 +295,7 @@ dyna_status dyna_report_async(dyna_context* c, const dyna_report_request* r, dyn
 
 dyna_status dyna_delete(dyna_context* context, const dyna_hash* hashes, size_t n,
                         dyna_result** out) {
-  return Guarded([&] {
+  return Guarded(out, [&] {
     if (context == nullptr) return Null("context");
     DYNA_C_ASSIGN(auto list, c::ToHashes(hashes, n));
     return Finish(context->context->Delete(std::move(list)), out);
@@ -294,7 +303,7 @@ dyna_status dyna_delete(dyna_context* context, const dyna_hash* hashes, size_t n
 }
 dyna_status dyna_pin(dyna_context* context, const dyna_hash* hashes, size_t n, int pinned,
                      uint32_t ttl_ms, dyna_result** out) {
-  return Guarded([&] {
+  return Guarded(out, [&] {
     if (context == nullptr) return Null("context");
     DYNA_C_ASSIGN(auto list, c::ToHashes(hashes, n));
     return Finish(context->context->Pin(std::move(list), pinned != 0, Ms(ttl_ms)), out);
@@ -302,7 +311,7 @@ dyna_status dyna_pin(dyna_context* context, const dyna_hash* hashes, size_t n, i
 }
 dyna_status dyna_clear(dyna_context* context, dyna_result** out) {
   return Guarded(
-      [&] { return context ? Finish(context->context->Clear(), out) : Null("context"); });
+      out, [&] { return context ? Finish(context->context->Clear(), out) : Null("context"); });
 }
 dyna_status dyna_put_opaque(dyna_context* context, const dyna_hash* key, const void* bytes,
                             size_t size, int persistent, uint32_t ttl_ms) {
@@ -317,14 +326,14 @@ dyna_status dyna_put_opaque(dyna_context* context, const dyna_hash* key, const v
   });
 }
 dyna_status dyna_get_opaque(dyna_context* context, const dyna_hash* key, dyna_result** out) {
-  return Guarded([&] {
+  return Guarded(out, [&] {
     if (context == nullptr || key == nullptr) return Null("context or key");
     return Finish(context->context->GetOpaque(c::ToHash(key)), out);
   });
 }
 dyna_status dyna_query(dyna_client* client, dyna_query_kind kind, uint64_t context, uint32_t limit,
                        dyna_result** out) {
-  return Guarded([&] {
+  return Guarded(out, [&] {
     if (client == nullptr) return Null("client");
     return Finish(client->client->Query(static_cast<wire::QueryKind>(kind), context, {},
                                         limit != 0 ? limit : 1024),

@@ -159,6 +159,35 @@ int run_c_api_test(const char* socket) {
   put.size = 0;
   CHECK(dyna_put(context, &put, NULL) == DYNA_INVALID);
   CHECK(dyna_put(NULL, &put, NULL) == DYNA_INVALID);
+
+  /* A result that may be freed comes from every failure, however early. */
+  dyna_result* const unset = (dyna_result*)plain;
+#define CHECK_FREED(call, code)      \
+  do {                               \
+    result = unset;                  \
+    CHECK((call) == (code));         \
+    CHECK(result != unset);          \
+    dyna_result_free(result);        \
+  } while (0)
+  CHECK_FREED(dyna_put(context, &put, &result), DYNA_INVALID);
+  CHECK_FREED(dyna_put(NULL, &put, &result), DYNA_INVALID);
+  CHECK_FREED(dyna_lookup(NULL, &lookup, &result), DYNA_INVALID);
+  CHECK_FREED(dyna_fetch(context, NULL, &fetch, &result), DYNA_INVALID);
+  CHECK_FREED(dyna_delete(context, NULL, 1, &result), DYNA_INVALID);
+  CHECK_FREED(dyna_pin(context, hashes, 16385, 1, 0, &result), DYNA_TOO_LARGE);
+  CHECK_FREED(dyna_clear(NULL, &result), DYNA_INVALID);
+  CHECK_FREED(dyna_get_opaque(context, NULL, &result), DYNA_INVALID);
+  CHECK_FREED(dyna_query(NULL, DYNA_STATS, 0, 0, &result), DYNA_INVALID);
+  /* A shard that ends before it begins has 65535 layers, and the arrays have not. */
+  put.size = sizeof put;
+  put.on_device = 0;
+  put.shard.layer_begin = 2;
+  put.shard.layer_end = 1;
+  put.shard.head_end = kHeads;
+  put.source.k_segments = k;
+  put.source.v_segments = v;
+  CHECK_FREED(dyna_put(context, &put, &result), DYNA_INVALID);
+  CHECK(strstr(dyna_last_error(), "shard") != NULL);
   free(plain);
   dyna_context_close(context);
   dyna_region_free(region);

@@ -210,20 +210,22 @@ void CompletionQueue::Cancel() {
 }
 
 void CompletionQueue::Push(uint64_t tag, std::unique_ptr<dyna_result> result) {
-  ready_.TryPush(Entry{tag, std::move(result)});
+  std::lock_guard lock(mutex_);
+  ready_.push_back({tag, std::move(result)});
   eventfd_write(fd_.get(), 1);
 }
 
 size_t CompletionQueue::Drain(dyna_completion* out, size_t max) {
+  std::lock_guard lock(mutex_);
   size_t n = 0;
-  for (; n < max; ++n) {
-    auto entry = ready_.TryPop();
-    if (!entry) break;
+  for (; n < max && !ready_.empty(); ++n) {
+    Entry entry = std::move(ready_.front());
+    ready_.pop_front();
     eventfd_t one;
     eventfd_read(fd_.get(), &one);
-    Cancel();
-    const auto status = static_cast<dyna_status>(entry->result->status.code());
-    out[n] = {entry->tag, status, entry->result.release()};
+    --reserved_;
+    const auto status = static_cast<dyna_status>(entry.result->status.code());
+    out[n] = {entry.tag, status, entry.result.release()};
   }
   return n;
 }

@@ -3,12 +3,12 @@
 
 #include <algorithm>
 #include <cstring>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <string>
 #include <vector>
 
-#include "client/base/bounded_queue.h"
 #include "client/base/unique_fd.h"
 #include "client/client.h"
 #include "client/dynacompress.h"
@@ -54,16 +54,15 @@ class CompletionQueue {
   int fd() const { return fd_.get(); }
 
  private:
-  CompletionQueue(size_t capacity, UniqueFd fd)
-      : fd_(std::move(fd)), ready_(capacity), capacity_(capacity) {}
+  CompletionQueue(size_t capacity, UniqueFd fd) : fd_(std::move(fd)), capacity_(capacity) {}
   struct Entry {
     uint64_t tag = 0;
     std::unique_ptr<dyna_result> result;
   };
   const UniqueFd fd_;
-  BoundedQueue<Entry> ready_;
   const size_t capacity_;
-  std::mutex mutex_;
+  std::mutex mutex_;  // what follows, and the count of fd_, which is ready_.size()
+  std::deque<Entry> ready_;
   size_t reserved_ = 0;
 };
 

@@ -26,6 +26,8 @@ struct Call {
   std::shared_ptr<RegisteredRegion> region;
   uint64_t epoch = 0;  // not 0: only on this connection (leases); else LEASE_LOST
   TimePoint deadline;
+  // What would leave something of ours with the daemon when it got lost: max_calls is no bound.
+  bool clean_up = false;
   // Memory for the reply's payload of that many bytes; empty: there is none, the call is INTERNAL.
   std::function<std::vector<std::span<std::byte>>(const wire::Message&, uint64_t)> receive;
   // Exactly once, on the loop. Not OK: there was no reply. A reply's own status is in the message.

@@ -22,6 +22,66 @@ TEST_F(ClientTest, DeadlinesAreKept) {
   EXPECT_EQ(context->Lookup(r).status().code(), StatusCode::kDeadline);
 }
 
+TEST_F(ClientTest, DeadlinesAreKeptWhileAFrameMoves) {
+  Open();
+  daemon.Stall();
+  const std::vector<std::byte> in(16 << 20);  // more than the socket takes
+  OpaquePut put;
+  put.bytes = in;
+  put.deadline = milliseconds(50);
+  const auto start = std::chrono::steady_clock::now();
+  EXPECT_EQ(context->PutOpaque(put).code(), StatusCode::kDeadline);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, milliseconds(5000));
+  daemon.Resume();
+  EXPECT_EQ(context->GetOpaque(SomeHashes(1)[0]).status().code(), StatusCode::kMiss);
+  EXPECT_EQ(client->stats().reconnects, 1u) << "the frame could be ended in no other way";
+}
+
+TEST_F(ClientTest, NothingIsSentAfterItsDeadline) {
+  daemon.request_credits = 1;
+  Open(Bulk::kSocket);
+  std::vector<std::byte> in(kBytes);
+  std::promise<void> busy, go_on;
+  LookupRequest one;
+  one.hashes = SomeHashes(1);
+  context->ExistsAsync(one, [&](auto) {
+    busy.set_value();
+    go_on.get_future().wait();  // the loop sees neither timers nor frames
+  });
+  busy.get_future().wait();
+  std::promise<StatusCode> ended;
+  std::promise<void> second;
+  context->ExistsAsync(one, [&](auto) {  // has the only credit
+    second.set_value();
+    std::this_thread::sleep_for(milliseconds(300));
+  });
+  PutRequest r = PutOf(DenseAll(in.data()));
+  r.deadline = milliseconds(200);
+  context->PutAsync(r, [&](PutResult p) { ended.set_value(p.status.code()); });
+  go_on.set_value();
+  second.get_future().wait();
+  EXPECT_EQ(ended.get_future().get(), StatusCode::kDeadline);
+  (void)client->Query(wire::QueryKind::kStats);
+  EXPECT_EQ(daemon.puts, 0);
+}
+
+TEST_F(ClientTest, WaitingForStagingHasADeadline) {
+  ClientOptions o = Options();
+  o.staging_bytes = 1 << 20;
+  Open(o);
+  daemon.Mute(wire::Type::kPut);
+  std::vector<std::byte> in(kBytes);
+  std::promise<void> ended;
+  context->PutAsync(PutOf(TokenMajor(in.data())), [&](PutResult) { ended.set_value(); });
+  PutRequest r = PutOf(TokenMajor(in.data()));
+  r.deadline = milliseconds(50);
+  const auto start = std::chrono::steady_clock::now();
+  EXPECT_EQ(context->Put(r).status.code(), StatusCode::kDeadline);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, milliseconds(5000));
+  client.reset();
+  ended.get_future().wait();
+}
+
 TEST_F(ClientTest, NamedMemoryThatIsNotLetGoOfIsInDoubt) {
   Open();
   auto region = client->AllocateRegion(kBytes);
@@ -71,6 +131,71 @@ TEST_F(ClientTest, WhatWasInFlightIsCancelled) {
   client->stats();  // the lookup has been sent
   daemon.DropConnections();
   EXPECT_EQ(code.get_future().get(), StatusCode::kCancelled);
+}
+
+TEST_F(ClientTest, WithoutReconnectTheFirstLossEndsEveryCall) {
+  daemon.request_credits = 1;
+  ClientOptions o = Options();
+  o.reconnect = false;
+  Open(o);
+  const auto start = std::chrono::steady_clock::now();
+  daemon.Mute(wire::Type::kLookup);
+  std::promise<StatusCode> in_flight, queued;
+  LookupRequest r;
+  r.hashes = SomeHashes(1);
+  context->LookupAsync(r, [&](auto l) { in_flight.set_value(l.status().code()); });
+  context->LookupAsync(r, [&](auto l) { queued.set_value(l.status().code()); });
+  client->stats();  // both are where they should be
+  daemon.DropConnections();
+  EXPECT_EQ(in_flight.get_future().get(), StatusCode::kCancelled);
+  EXPECT_EQ(queued.get_future().get(), StatusCode::kCancelled);
+  const Status later = context->Exists(r).status();
+  EXPECT_EQ(later.code(), StatusCode::kCancelled);
+  EXPECT_NE(later.message().find("connection"), std::string_view::npos) << later.ToString();
+  std::vector<std::byte> in(kBytes);
+  EXPECT_EQ(context->Put(PutOf(DenseAll(in.data()))).status.code(), StatusCode::kCancelled);
+  EXPECT_EQ(client->AllocateRegion(4096).status().code(), StatusCode::kCancelled);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, milliseconds(10'000));
+}
+
+TEST_F(ClientTest, ALeaseThatCameTooLateIsReleased) {
+  Open();
+  std::vector<std::byte> in(kBytes);
+  ASSERT_TRUE(context->Put(PutOf(DenseAll(in.data()))).status.ok());
+  daemon.Stall();
+  LookupRequest r;
+  r.hashes = SomeHashes(kBlocks);
+  r.deadline = milliseconds(30);
+  EXPECT_EQ(context->Lookup(r).status().code(), StatusCode::kDeadline);
+  daemon.Resume();
+  (void)client->Query(wire::QueryKind::kStats);  // the lease came before this answer
+  (void)client->Query(wire::QueryKind::kStats);
+  EXPECT_EQ(daemon.releases, 1);
+}
+
+TEST_F(ClientTest, CleaningUpIsNeverOneCallTooMany) {
+  ClientOptions o = Options();
+  o.max_calls = 4;
+  Open(o);
+  std::vector<std::byte> in(kBytes);
+  ASSERT_TRUE(context->Put(PutOf(DenseAll(in.data()))).status.ok());
+  Lease lease = LookupAll();
+  auto region = client->AllocateRegion(4096);
+  ASSERT_TRUE(region.ok());
+  daemon.Mute(wire::Type::kLookup);
+  std::vector<std::promise<void>> ended(4);
+  for (auto& e : ended) {
+    LookupRequest r;
+    r.hashes = SomeHashes(1);
+    r.deadline = milliseconds(300);
+    context->LookupAsync(r, [&](const auto&) { e.set_value(); });
+  }
+  lease.Release();
+  region->reset();
+  for (auto& e : ended) e.get_future().wait();
+  (void)client->Query(wire::QueryKind::kStats);
+  EXPECT_EQ(daemon.releases, 1);
+  EXPECT_EQ(daemon.deregisters, 1);
 }
 
 TEST_F(ClientTest, LeasesAreReleasedAndRevoked) {

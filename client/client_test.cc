@@ -51,6 +51,15 @@ TEST_F(ClientTest, PlainMemoryCostsOneCopyThroughStaging) {
   EXPECT_EQ(daemon.payload_bytes, 0u);
 }
 
+TEST_F(ClientTest, ALongTimeToLiveDoesNotWrap) {
+  Open();
+  std::vector<std::byte> in(kBytes);
+  PutRequest r = PutOf(DenseAll(in.data()));
+  r.ttl = std::chrono::milliseconds((int64_t{1} << 32) + 5);
+  ASSERT_TRUE(context->Put(std::move(r)).status.ok());
+  EXPECT_EQ(daemon.put_ttl_ms, UINT32_MAX);
+}
+
 TEST_F(ClientTest, FramesOverTheSocket) {
   daemon.byte_credits = 400'000;  // a frame may take half of them
   daemon.request_credits = 3;

@@ -24,7 +24,9 @@ Connection::Connection(asio::io_context& loop, const Clock& clock, const ClientO
       flights_(flights),
       owner_(std::move(owner)),
       executor_(loop),
-      timers_(executor_, clock) {}
+      timers_(executor_, clock) {
+  flights_.OnStuck([this](const Status& reason) { Lose(reason); });
+}
 
 Connection::~Connection() { *self_ = nullptr; }
 
@@ -52,8 +54,8 @@ void Connection::Connect() {
 ChannelOptions Connection::channel_options() const {
   ChannelOptions o;
   o.checksum = options_.checksum;
-  o.max_send_bytes = uint64_t{1} << 31;  // the credits bound it
-  o.max_send_frames = options_.max_calls + 64;
+  o.max_send_bytes = uint64_t{1} << 31;  // the credits bound both
+  o.max_send_frames = options_.max_calls + (size_t{1} << 16);
   return o;
 }
 
@@ -189,8 +191,10 @@ void Connection::Lose(const Status& reason) {
       executor_.Post([gone = std::move(*channel)] {});  // we may be inside its callback
     }
   owner_.lost();
-  flights_.Lost(Status(StatusCode::kCancelled,
-                       "connection to the daemon lost: " + std::string(reason.message())));
+  const Status lost(StatusCode::kCancelled,
+                    "connection to the daemon lost: " + std::string(reason.message()));
+  flights_.Lost(lost);
+  if (!options_.reconnect) flights_.LostForGood(lost);
   if (first_) {
     state_ = State::kClosed;
     return std::exchange(first_, nullptr)(reason);

@@ -30,8 +30,9 @@ Result<std::shared_ptr<ClientCore>> ClientCore::Start(ClientOptions options) {
     return Unsupported("regions need a daemon on this host, reached over its unix socket");
   DYNA_ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend, MakeCpuBackend());
   auto core = std::make_shared<ClientCore>(std::move(options), endpoint, std::move(backend));
-  core->staging_ = std::make_shared<StagingPool>(
-      core->options_.staging_bytes, [weak = std::weak_ptr(core)](uint64_t bytes, auto made) {
+  core->staging_ = std::make_shared<ClientStaging>(
+      core->options_.staging_bytes, core->executor_, core->clock_,
+      [weak = std::weak_ptr(core)](uint64_t bytes, auto made) {
         auto self = weak.lock();  // the loop runs, so it is there
         auto region = Region::Allocate(bytes);
         if (!region.ok()) return made(region.status());
@@ -215,6 +216,7 @@ void ClientCore::ReleaseRegion(const std::shared_ptr<RegisteredRegion>& region, 
   Call call;
   call.request = wire::DeregisterRegion{region->id};
   call.epoch = region->epoch;
+  call.clean_up = true;
   call.deadline = deadline;
   call.done = [done = std::move(done)](Result<wire::Message> reply) {
     const auto got = Expect<wire::StatusReply>(std::move(reply));
@@ -230,7 +232,8 @@ void ClientCore::Deregister(uint32_t id, uint64_t epoch) {
     Call call;
     call.request = wire::DeregisterRegion{id};
     call.epoch = epoch;  // another connection never heard of it
-    call.deadline = self->DeadlineOf({});
+    call.clean_up = true;
+    call.deadline = TimePoint::max();  // the end of its connection ends it
     call.done = [](const Result<wire::Message>&) {};
     self->Submit(std::move(call));
   });

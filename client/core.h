@@ -50,13 +50,15 @@ class ClientCore : public std::enable_shared_from_this<ClientCore> {
   // ---- the loop
   ClientStats CollectStats() const;
   void Submit(Call call) { flights_->Submit(std::move(call)); }
+  // Not OK: the connection is lost, and ClientOptions::reconnect is false.
+  const Status& lost_for_good() const { return flights_->lost_for_good(); }
   uint64_t epoch() const { return connection_->epoch(); }
   uint64_t byte_credits() const { return connection_->hello().byte_credits; }
   bool has_ucx() const { return connection_->has_ucx(); }
   bool same_host() const { return connection_->endpoint().is_unix; }
   TimePoint Now() const { return clock_.Now(); }
   void At(TimePoint when, std::function<void()> task);  // Stop() runs it early
-  StagingPool& staging() { return *staging_; }
+  ClientStaging& staging() { return *staging_; }
   BasisCache& bases() { return bases_; }
   Backend& backend() { return *backend_; }
   using Registered = std::function<void(Result<std::shared_ptr<RegisteredRegion>>)>;
@@ -98,7 +100,7 @@ class ClientCore : public std::enable_shared_from_this<ClientCore> {
   std::unordered_map<uint64_t, std::weak_ptr<LeaseState>> leases_;
   std::unique_ptr<Flights> flights_;
   std::unique_ptr<Connection> connection_;
-  std::shared_ptr<StagingPool> staging_;
+  std::shared_ptr<ClientStaging> staging_;
   uint64_t bytes_in_place_ = 0, bytes_staged_ = 0;
   std::set<std::shared_ptr<std::function<void()>>> later_;  // bounded by the calls there may be
 

@@ -221,8 +221,8 @@ void dyna_context_close(dyna_context* context);
 void dyna_hash_tokens(const dyna_hash* parent, const uint32_t tokens[DYNA_BLOCK_TOKENS],
                       const void* salt, size_t salt_bytes, dyna_hash* out);
 
-/* `result` may be NULL when only the status matters; else dyna_result_free() it, also on failure.
- */
+/* `result` may be NULL when only the status matters; else dyna_result_free() it, also on failure
+ * (where it may be set to NULL: dyna_last_error() says why). */
 dyna_status dyna_put(dyna_context*, const dyna_put_request*, dyna_result** result);
 dyna_status dyna_lookup(dyna_context*, const dyna_lookup_request*, dyna_result** result);
 dyna_status dyna_fetch(dyna_context*, const dyna_lease*, const dyna_fetch_request*,

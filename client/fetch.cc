@@ -131,20 +131,22 @@ class FetchOp : public std::enable_shared_from_this<FetchOp> {
 
   void SendStaged(const Piece& piece, PieceEnd end) {
     const uint64_t bytes = run_.DenseBytes(piece);
-    core_->staging().Take(bytes, [self = shared_from_this(), piece, bytes,
-                                  end = std::move(end)](auto slice) mutable {
-      if (!slice.ok()) return end(self->outcome_.Take(self->run_, piece, slice.status(), {}));
-      Call call = self->MakeCall(piece);
-      std::get<wire::Fetch>(call.request).layout = self->run_.StagedLayout(piece, (*slice)->offset);
-      call.region = (*slice)->region;
-      self->core_->CountInPlace(bytes, true);
-      self->Submit(std::move(call),
-                   [self, piece, slice = *slice, end = std::move(end)](const auto& reply) {
-                     const bool more = self->Take(piece, reply);
-                     if (more) self->Unpack(piece, *reply, slice->data(), true);
-                     end(more);
-                   });
-    });
+    core_->staging().Take(
+        bytes, deadline_,
+        [self = shared_from_this(), piece, bytes, end = std::move(end)](auto slice) mutable {
+          if (!slice.ok()) return end(self->outcome_.Take(self->run_, piece, slice.status(), {}));
+          Call call = self->MakeCall(piece);
+          std::get<wire::Fetch>(call.request).layout =
+              self->run_.StagedLayout(piece, (*slice)->offset);
+          call.region = (*slice)->region;
+          self->core_->CountInPlace(bytes, true);
+          self->Submit(std::move(call),
+                       [self, piece, slice = *slice, end = std::move(end)](const auto& reply) {
+                         const bool more = self->Take(piece, reply);
+                         if (more) self->Unpack(piece, *reply, slice->data(), true);
+                         end(more);
+                       });
+        });
   }
 
   // `every`: segments that are not OK have their place in `dense`, too.
@@ -270,6 +272,7 @@ void StartFetch(const std::shared_ptr<ClientCore>& core, std::shared_ptr<LeaseSt
                 FetchRequest request, std::function<void(FetchResult)> done) {
   auto fail = [&](Status s) { done(FailedWith<FetchResult>(std::move(s))); };
   if (!lease || lease->id == 0) return fail(Invalid("lease: it holds nothing"));
+  if (!core->lost_for_good().ok()) return fail(core->lost_for_good());
   if (lease->released) return fail(Invalid("lease: released"));
   if (lease->lost || lease->core.lock() != core)
     return fail(Status(StatusCode::kLeaseLost, "the lease was revoked or its connection is gone"));

@@ -13,6 +13,8 @@ struct Overload : F... {
   using F::operator()...;
 };
 
+constexpr const char* kNotSent = "no connection, or no credits, within the deadline";
+
 uint32_t MillisUntil(TimePoint when, TimePoint now) {
   const auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(when - now).count();
   return static_cast<uint32_t>(std::clamp<int64_t>(ms, 1, UINT32_MAX));
@@ -42,9 +44,12 @@ void Flights::Submit(Call call) {
   ++counters_.calls;
   auto flight = std::make_shared<Flight>();
   flight->call = std::move(call);
-  if (queue_.size() + flights_.size() >= max_calls_) {
+  Status refused = lost_for_good_;
+  if (refused.ok() && !flight->call.clean_up && queue_.size() + flights_.size() >= max_calls_)
+    refused = Status(StatusCode::kRetry, "more than max_calls calls at once", 1);
+  if (!refused.ok()) {
     ++counters_.failed;
-    flight->call.done(Status(StatusCode::kRetry, "more than max_calls calls at once", 1));
+    flight->call.done(refused);
     return;
   }
   flight->credit = flight->call.credit_bytes();
@@ -73,6 +78,10 @@ void Flights::Pump() {
     queue_.pop_front();
     flight->queued = false;
     Call& call = flight->call;
+    if (call.deadline <= clock_.Now()) {  // its timer is late
+      Decide(flight, Status(StatusCode::kDeadline, kNotSent));
+      continue;
+    }
     if (call.epoch != 0 && call.epoch != wire_.epoch) {
       Decide(flight, Status(StatusCode::kLeaseLost, "the connection that gave the lease is gone"));
       continue;
@@ -141,18 +150,24 @@ void Flights::ArmDeadline(const FlightPtr& flight) {
 
 void Flights::Expire(const FlightPtr& flight) {
   flight->timer = 0;
-  if (flight->outcome) return;
-  if (flight->id == 0 || !flight->call.region) {
-    Decide(flight, Status(StatusCode::kDeadline,
-                          flight->id == 0 ? "no connection, or no credits, within the deadline"
-                                          : "no answer within the deadline"));
+  // Until then the daemon's own answer about named memory is due, and a frame may move on.
+  const TimePoint last = flight->call.deadline + kLetGo;
+  const bool waited = clock_.Now() >= last;
+  if (!flight->outcome) {
+    if (flight->id == 0 || !flight->call.region)
+      Decide(flight, Status(StatusCode::kDeadline,
+                            flight->id == 0 ? kNotSent : "no answer within the deadline"));
+    else if (waited)
+      EndInDoubt(flight, "no answer, and the daemon may still touch the named memory");
+  }
+  if (!flight->call.done) return;  // it has ended
+  if (!waited) {
+    flight->timer = timers_.Add(last, [this, flight] { Expire(flight); });
     return;
   }
-  if (clock_.Now() < flight->call.deadline + kLetGo) {  // the daemon's own answer is due
-    flight->timer = timers_.Add(flight->call.deadline + kLetGo, [this, flight] { Expire(flight); });
-    return;
-  }
-  EndInDoubt(flight, "no answer, and the daemon may still touch the named memory");
+  // Its memory is the channel's as long as the frame moves, which a slow peer decides.
+  if (flights_.count(flight->id) > 0 && close_)
+    close_(Status(StatusCode::kDeadline, "a frame did not move within its call's deadline"));
 }
 
 void Flights::EndInDoubt(const FlightPtr& flight, const char* why) {
@@ -162,8 +177,10 @@ void Flights::EndInDoubt(const FlightPtr& flight, const char* why) {
 
 Admission Flights::OnReply(const InFrame& frame) {
   const auto found = flights_.find(frame.header.request_id);
-  if (found == flights_.end() || found->second->outcome)  // late: its caller was told already
+  if (found == flights_.end() || found->second->outcome) {  // late: its caller was told already
+    ReleaseLate(frame);
     return frame.header.payload_len > 0 ? Admission::Refuse() : Admission::Handled();
+  }
   FlightPtr flight = found->second;
   const Result<wire::Message> reply =
       wire::Parse({reinterpret_cast<const uint8_t*>(frame.control.data()), frame.control.size()});
@@ -193,6 +210,22 @@ Admission Flights::OnReply(const InFrame& frame) {
                            else
                              (*self)->Decide(flight, s);
                          });
+}
+
+// A lease that nobody knows of would hold its blocks until it expires.
+void Flights::ReleaseLate(const InFrame& frame) {
+  if (frame.header.type != static_cast<uint8_t>(wire::Type::kLookupReply)) return;
+  const auto reply =
+      wire::Parse({reinterpret_cast<const uint8_t*>(frame.control.data()), frame.control.size()});
+  const auto* lookup = reply.ok() ? std::get_if<wire::LookupReply>(&*reply) : nullptr;
+  if (lookup == nullptr || lookup->lease == 0) return;
+  Call call;
+  call.request = wire::ReleaseLease{lookup->lease};
+  call.epoch = wire_.epoch;
+  call.clean_up = true;
+  call.deadline = TimePoint::max();
+  call.done = [](const Result<wire::Message>&) {};
+  Submit(std::move(call));
 }
 
 void Flights::Decide(const FlightPtr& flight, Result<wire::Message> outcome) {
@@ -247,14 +280,19 @@ void Flights::Settle(bool daemon_is_dead, const Status& why) {
   }
 }
 
+void Flights::LostForGood(const Status& why) {
+  if (lost_for_good_.ok()) lost_for_good_ = why;
+  while (!queue_.empty()) {
+    const FlightPtr flight = queue_.front();
+    Decide(flight, why);
+  }
+}
+
 void Flights::Stop() {
   const Status closed(StatusCode::kCancelled, "the client is closed");
   Lost(closed);
   Settle(false, closed);
-  while (!queue_.empty()) {
-    const FlightPtr flight = queue_.front();
-    Decide(flight, closed);
-  }
+  LostForGood(closed);
   *self_ = nullptr;
 }
 

@@ -20,13 +20,15 @@ class Flights {
   struct Counters {
     uint64_t calls = 0, failed = 0, bytes_sent = 0, bytes_received = 0, bytes_in_place = 0;
   };
-  // How long the daemon may take to let go of named memory after the deadline it was told.
+  // How long the daemon may take to let go of named memory after the deadline it was told, and a
+  // frame to end.
   static constexpr std::chrono::milliseconds kLetGo{1000};
 
   Flights(Executor& executor, const Clock& clock, size_t max_calls)
       : clock_(clock), max_calls_(max_calls), timers_(executor, clock) {}
 
-  // Queues; sends at once when connected and within the credits. RETRY above max_calls.
+  // Queues; sends at once when connected and within the credits. RETRY above max_calls
+  // (clean-up is taken all the same).
   void Submit(Call call);
 
   // Before this nothing of the queue is sent; `ucx` may be null. Urgent() passes the queue.
@@ -38,6 +40,9 @@ class Flights {
     uint64_t byte_credits = 0;
   };
   void Open(const Wire& wire);
+  // How a connection is given up whose peer does not take or give a frame in time: that ends in
+  // Lost(), and the channel lets go of the frame's memory.
+  void OnStuck(std::function<void(const Status&)> close) { close_ = std::move(close); }
   // Sends outside the queue and the credits: the handshake and what it registers again.
   void Urgent(Channel& channel, uint64_t epoch, Call call);
 
@@ -47,6 +52,9 @@ class Flights {
   // be settled once it is known whether the daemon lives.
   void Lost(const Status& why);
   bool has_unsettled() const { return !unsettled_.empty(); }
+  // There is no next connection: what is queued, and every later call, ends with `why`.
+  void LostForGood(const Status& why);
+  const Status& lost_for_good() const { return lost_for_good_; }
   // The daemon is dead (true: memory is the caller's again) or may live on (IN_DOUBT).
   void Settle(bool daemon_is_dead, const Status& why);
   // Ends everything, queued calls too. REQUIRES channels closed and let go of all memory.
@@ -79,6 +87,7 @@ class Flights {
   void FinishIfFree(const FlightPtr& flight);
   void Drop(const FlightPtr& flight);
   void EndInDoubt(const FlightPtr& flight, const char* why);
+  void ReleaseLate(const InFrame& frame);
 
   const Clock& clock_;
   const size_t max_calls_;
@@ -92,6 +101,8 @@ class Flights {
   uint32_t credit_requests_ = 0;
   bool pumping_ = false;
   Counters counters_;
+  Status lost_for_good_;
+  std::function<void(const Status&)> close_;
   std::shared_ptr<Flights*> self_ = std::make_shared<Flights*>(this);  // null inside once gone
 };
 

@@ -24,7 +24,8 @@ void Lease::Release() {
     Call call;
     call.request = wire::ReleaseLease{lease->id};
     call.epoch = lease->epoch;
-    call.deadline = core->DeadlineOf({});
+    call.clean_up = true;
+    call.deadline = TimePoint::max();  // the end of its connection ends it
     call.done = [](const Result<wire::Message>&) {};
     core->Submit(std::move(call));
   });

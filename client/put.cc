@@ -3,6 +3,7 @@
 #include <memory>
 #include <utility>
 
+#include "client/submit.h"
 #include "client/transfer.h"
 
 namespace dyna {
@@ -43,7 +44,7 @@ class PutOp : public std::enable_shared_from_this<PutOp> {
                     request_.hashes.begin() + piece.block + piece.blocks);
     m.quality = request_.quality;
     m.durability = request_.durability;
-    m.ttl_ms = static_cast<uint32_t>(request_.ttl.count());
+    m.ttl_ms = Millis(request_.ttl);
     m.layout.dtype = run_.memory().dtype;
     return m;
   }
@@ -73,7 +74,8 @@ class PutOp : public std::enable_shared_from_this<PutOp> {
   void SendStaged(const Piece& piece, PieceEnd end) {
     const uint64_t bytes = run_.DenseBytes(piece);
     core_->staging().Take(
-        bytes, [self = shared_from_this(), piece, bytes, end = std::move(end)](auto slice) mutable {
+        bytes, deadline_,
+        [self = shared_from_this(), piece, bytes, end = std::move(end)](auto slice) mutable {
           if (!slice.ok()) return end(self->outcome_.Take(self->run_, piece, slice.status(), {}));
           if (Status s = self->run_.Pack(piece, (*slice)->data()); !s.ok())
             return end(self->outcome_.Take(self->run_, piece, s, {}));
@@ -109,7 +111,6 @@ class PutOp : public std::enable_shared_from_this<PutOp> {
     call.done = [self = shared_from_this(), piece, held = std::move(held),
                  end = std::move(end)](Result<wire::Message> outcome) {
       const auto reply = Expect<wire::PutReply>(std::move(outcome));
-      if (self->TryAgain(reply.ok() ? reply->status : reply.status(), piece, end)) return;
       if (self->TryAgain(reply.ok() ? reply->status : reply.status(), piece, end)) return;
       end(reply.ok() ? self->outcome_.Take(self->run_, piece, reply->status, reply->segments)
                      : self->outcome_.Take(self->run_, piece, reply.status(), {}));

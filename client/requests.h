@@ -30,7 +30,7 @@ enum class Bulk : uint8_t {
 };
 
 struct ClientOptions {
-  // "/run/dynacompress/dynacompressd.sock", "unix:PATH", "HOST:PORT"; empty: DYNACOMPRESS_SOCKET,
+  // "/run/dynacompress/dynacompress.sock", "unix:PATH", "HOST:PORT"; empty: DYNACOMPRESS_SOCKET,
   // else the daemon of this user, else the one of this machine (DefaultEndpoint()).
   std::string endpoint;
   std::string name;   // in the daemon's logs; empty: the program's
@@ -38,7 +38,8 @@ struct ClientOptions {
   Bulk bulk = Bulk::kAuto;
   std::chrono::milliseconds connect_timeout{5'000};
   std::chrono::milliseconds deadline{30'000};
-  bool reconnect = true;               // false: the first loss of the connection is final
+  bool reconnect = true;               // false: the first loss of the connection is final,
+                                       // and every call from then on CANCELLED
   bool checksum = false;               // of payloads in frames
   uint32_t max_calls = 4'096;          // queued and in flight; then RETRY
   uint64_t staging_bytes = 64u << 20;  // of the staging region, taken when first needed

@@ -8,20 +8,16 @@ namespace {
 constexpr uint64_t kAlign = 4096;
 }
 
-void StagingPool::OnMade(Result<std::shared_ptr<RegisteredRegion>> region) {
+void ClientStaging::OnMade(Result<std::shared_ptr<RegisteredRegion>> region) {
   making_ = false;
-  if (!region.ok()) {
-    auto waiting = std::exchange(waiting_, {});
-    for (auto& [bytes, got] : waiting) got(region.status());
-    return;
-  }
+  if (!region.ok()) return EndAll(region.status());
   region_ = std::move(*region);
   free_.clear();
   free_[0] = region_->region->size();
   Serve();
 }
 
-std::shared_ptr<StagingPool::Slice> StagingPool::TryTake(uint64_t bytes) {
+std::shared_ptr<ClientStaging::Slice> ClientStaging::TryTake(uint64_t bytes) {
   bytes = (bytes + kAlign - 1) / kAlign * kAlign;
   for (auto it = free_.begin(); it != free_.end(); ++it) {
     if (it->second < bytes) continue;
@@ -37,7 +33,7 @@ std::shared_ptr<StagingPool::Slice> StagingPool::TryTake(uint64_t bytes) {
   return nullptr;
 }
 
-void StagingPool::GiveBack(const Slice& slice) {
+void ClientStaging::GiveBack(const Slice& slice) {
   if (slice.region != region_) return;  // of a region that was retired since
   auto next = free_.emplace(slice.offset, slice.bytes).first;
   if (auto after = std::next(next);
@@ -55,15 +51,19 @@ void StagingPool::GiveBack(const Slice& slice) {
   Serve();
 }
 
-void StagingPool::Take(uint64_t bytes, Waiter got) {
+void ClientStaging::Take(uint64_t bytes, TimePoint deadline, Waiter got) {
   if (bytes > capacity_)
     return got(TooLarge("staging: " + std::to_string(bytes) + " bytes, staging_bytes is " +
                         std::to_string(capacity_)));
-  waiting_.emplace_back(bytes, std::move(got));
+  const auto at = waiting_.insert(waiting_.end(), Waiting{bytes, std::move(got)});
+  at->timer = timers_.Add(deadline, [this, at] {
+    End(at, Status(StatusCode::kDeadline, "no room in the staging region within the deadline"));
+    Serve();  // the next one may need less
+  });
   Serve();
 }
 
-void StagingPool::Serve() {
+void ClientStaging::Serve() {
   if (serving_ || making_ || waiting_.empty()) return;  // a waiter may give something back
   if (!region_ || region_->retired()) {
     making_ = true;
@@ -73,18 +73,28 @@ void StagingPool::Serve() {
   }
   serving_ = true;
   while (!waiting_.empty()) {
-    auto slice = TryTake(waiting_.front().first);
+    auto slice = TryTake(waiting_.front().bytes);
     if (!slice) break;
-    Waiter got = std::move(waiting_.front().second);
-    waiting_.pop_front();
-    got(std::move(slice));
+    End(waiting_.begin(), std::move(slice));
   }
   serving_ = false;
 }
 
-void StagingPool::Stop() {
-  auto waiting = std::exchange(waiting_, {});
-  for (auto& [bytes, got] : waiting) got(Status(StatusCode::kCancelled, "the client is closed"));
+void ClientStaging::End(std::list<Waiting>::iterator waiting, Result<std::shared_ptr<Slice>> with) {
+  const Waiter got = std::move(waiting->got);
+  timers_.Cancel(waiting->timer);
+  waiting_.erase(waiting);
+  got(std::move(with));
 }
+
+void ClientStaging::EndAll(const Status& status) {
+  auto ending = std::exchange(waiting_, {});  // what asks from inside of `got` waits anew
+  for (Waiting& w : ending) {
+    timers_.Cancel(w.timer);
+    w.got(status);
+  }
+}
+
+void ClientStaging::Stop() { EndAll(Status(StatusCode::kCancelled, "the client is closed")); }
 
 }  // namespace dyna

@@ -1,7 +1,7 @@
 #include "client/test_daemon.h"
 
 #include <cstring>
-#include <future>
+#include <utility>
 
 #include "client/kv_memory.h"
 #include "client/transport/socket_channel.h"
@@ -160,6 +160,7 @@ struct TestDaemon::Session : FrameSink, std::enable_shared_from_this<TestDaemon:
 
   wire::Message HandlePut(const wire::Put& p, const std::vector<std::byte>& payload) {
     ++d.puts;
+    d.put_ttl_ms = p.ttl_ms;
     if (!open.count(p.context)) return Unknown();
     const ContextSpec& spec = d.contexts_[p.context];
     const auto heads = static_cast<uint16_t>(p.shard.head_end - p.shard.head_begin);
@@ -262,6 +263,7 @@ TestDaemon::TestDaemon(const std::string& path) {
 }
 
 TestDaemon::~TestDaemon() {
+  Resume();
   OnLoop([this] { listener_.reset(); });
   DropConnections();
   asio::post(loop_, [this] { loop_.stop(); });
@@ -275,6 +277,14 @@ void TestDaemon::OnLoop(std::function<void()> task) {
     done.set_value();
   });
   done.get_future().wait();
+}
+
+void TestDaemon::Stall() {
+  stalled_ = std::make_unique<std::promise<void>>();
+  asio::post(loop_, [resumed = stalled_->get_future().share()] { resumed.wait(); });
+}
+void TestDaemon::Resume() {
+  if (const auto stalled = std::exchange(stalled_, nullptr)) stalled->set_value();
 }
 
 void TestDaemon::DropConnections() {

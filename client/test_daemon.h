@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <functional>
+#include <future>
 #include <map>
 #include <memory>
 #include <set>
@@ -31,11 +32,15 @@ class TestDaemon {
   // Requests of this type are taken and never answered.
   void Mute(wire::Type type) { muted_ = static_cast<int>(type); }
   void Unmute() { muted_ = -1; }
+  // Nothing is read and nothing answered in between.
+  void Stall();
+  void Resume();
 
   // Seen so far.
   std::atomic<int> puts{0}, fetches{0}, registers{0}, deregisters{0}, opens{0}, releases{0},
       basis_requests{0}, connections{0};
   std::atomic<uint64_t> payload_bytes{0}, max_frame_segments{0};
+  std::atomic<uint32_t> put_ttl_ms{0};  // of the last one
   uint32_t request_credits = 8;
   uint64_t byte_credits = 32u << 20;
   std::atomic<int> in_flight{0}, max_in_flight{0};
@@ -54,6 +59,7 @@ class TestDaemon {
   std::unique_ptr<Backend> backend_;
   uint64_t instance_ = 1, next_lease_ = 1;
   std::atomic<int> muted_{-1};
+  std::unique_ptr<std::promise<void>> stalled_;
   std::thread thread_;
 };
 

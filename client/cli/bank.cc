@@ -13,6 +13,8 @@ namespace {
 
 using nlohmann::json;
 
+constexpr uint32_t kMaxRows = (1u << 20) - 1;  // of one answer of the daemon, and one more
+
 struct BankArgs {
   CLI::App *list = nullptr, *exported = nullptr, *drop = nullptr;
   std::string context, directory;
@@ -57,8 +59,10 @@ int Export(const Globals& globals, const BankArgs& args) {
   const uint64_t bytes = BlockBytes(*spec);
   auto bench = OpenWorkbench(globals, *spec, bytes);
   if (!bench.ok()) return Fail(globals, bench.status());
-  auto blocks = Blocks(*bench->client, bench->context->fingerprint(), args.limit);
+  auto blocks = Blocks(*bench->client, bench->context->fingerprint(), args.limit + 1);
   if (!blocks.ok()) return Fail(globals, blocks.status(), "bank export");
+  const bool cut = blocks->size() > args.limit;  // asked for one more, to know
+  if (cut) blocks->erase(blocks->begin() + args.limit, blocks->end());
   if (mkdir(args.directory.c_str(), 0700) != 0 && errno != EEXIST)
     return Fail(globals, BadUsage(args.directory + ": cannot be made"));
   Progress progress("export", blocks->size(), globals.json);
@@ -82,17 +86,25 @@ int Export(const Globals& globals, const BankArgs& args) {
     if (!r.status.ok()) return Fail(globals, r.status, "fetch of " + Hex(*hash));
     b["file"] = Hex(*hash) + ".kv";
     std::ofstream out(args.directory + "/" + Hex(*hash) + ".kv", std::ios::binary);
-    if (!out.write(reinterpret_cast<const char*>(bench->data()), static_cast<long>(bytes)))
+    if (!out.write(reinterpret_cast<const char*>(bench->data()), static_cast<long>(bytes)) ||
+        !out.flush())
       return Fail(globals, BadUsage(args.directory + ": cannot be written (is the disk full?)"));
     index.push_back(std::move(b));
   }
-  std::ofstream(args.directory + "/index.json") << index.dump(2) << "\n";
+  std::ofstream out(args.directory + "/index.json");
+  if (!(out << index.dump(2) << "\n") || !out.flush())
+    return Fail(globals, BadUsage(args.directory + "/index.json: cannot be written"));
   if (globals.json)
-    Print({{"blocks", index.size()}, {"missing", missing}, {"directory", args.directory}});
+    Print({{"blocks", index.size()},
+           {"missing", missing},
+           {"limit_reached", cut},
+           {"directory", args.directory}});
   else
-    fmt::print("{} blocks of {} each in {} (index.json says which){}\n", index.size(),
+    fmt::print("{} blocks of {} each in {} (index.json says which){}{}\n", index.size(),
                Bytes(static_cast<double>(bytes)), args.directory,
-               missing > 0 ? fmt::format("; {} could not be read", missing) : "");
+               missing > 0 ? fmt::format("; {} could not be read", missing) : "",
+               cut ? fmt::format("; there are more than --limit {}", args.limit) : "");
+  if (cut) return kFailed;
   return missing > 0 ? kMissing : kDone;
 }
 
@@ -127,10 +139,14 @@ Verb AddBank(CLI::App& app, const Globals& globals) {
   verb->require_subcommand(1);
   args->list = verb->add_subcommand("list", "what is in it");
   args->list->add_option("--context", args->context, "as `status` prints it; without it: all");
-  args->list->add_option("--limit", args->limit, "blocks")->capture_default_str();
+  args->list->add_option("--limit", args->limit, "blocks")
+      ->check(CLI::Range(1u, kMaxRows))
+      ->capture_default_str();
   args->exported = verb->add_subcommand("export", "decode every block of a model into a directory");
   AddChainOptions(*args->exported, args->chain, false);
-  args->exported->add_option("--limit", args->limit, "blocks")->capture_default_str();
+  args->exported->add_option("--limit", args->limit, "blocks")
+      ->check(CLI::Range(1u, kMaxRows))
+      ->capture_default_str();
   args->exported
       ->add_option("directory", args->directory, "is made; one file a block, and index.json")
       ->required();

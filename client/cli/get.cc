@@ -111,7 +111,8 @@ Verb AddGet(CLI::App& app, const Globals& globals) {
   CLI::App* verb = app.add_subcommand(
       "get", "read K and V into a file; of sliding layers what their windows reach, else zeros");
   AddChainOptions(*verb, args->chain, true);
-  verb->add_option("--blocks", args->blocks, "how many; 0: all of --tokens");
+  verb->add_option("--blocks", args->blocks, "how many; 0: all of --tokens")
+      ->check(CLI::Range(size_t{0}, wire::kMaxBlocksPerMessage));  // of one lookup
   verb->add_option("--min-quality", args->min_quality, "what is below it is a miss")
       ->check(CLI::IsMember({"small", "balanced", "high", "exact"}))
       ->capture_default_str();

@@ -50,7 +50,7 @@ int RunPut(const Globals& globals, const PutArgs& args) {
 
   std::ifstream in(args.chain.path, std::ios::binary);
   Progress progress("put", blocks, globals.json);
-  uint64_t stored = 0, existed = 0, segments = 0;
+  uint64_t stored = 0, existed = 0, segments = 0;  // stored: of those that did not exist
   double nmse = 0;
   const auto start = std::chrono::steady_clock::now();
   for (uint64_t b = 0; b < blocks; b += at_once) {
@@ -70,22 +70,28 @@ int RunPut(const Globals& globals, const PutArgs& args) {
     if (!r.status.ok())
       return Fail(globals, r.status, fmt::format("put of blocks {}..{}", b, b + n - 1));
     for (const auto& s : r.segments) {
-      existed += s.status == StatusCode::kExists;
+      ++segments;
+      if (s.status == StatusCode::kExists) {  // nothing was encoded: no bytes, no error
+        ++existed;
+        continue;
+      }
       stored += s.bytes;
       nmse += s.nmse;
-      ++segments;
     }
     progress.Advance(b + n);
   }
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  nmse /= static_cast<double>(std::max<uint64_t>(segments, 1));
+  nmse /= static_cast<double>(std::max<uint64_t>(segments - existed, 1));
+  // Every segment is as large (OpenWorkbench).
+  const uint64_t raw = *bytes / std::max<uint64_t>(segments, 1) * (segments - existed);
   if (globals.json) {
     Print({{"context", fmt::format("{:016x}", bench->context->fingerprint())},
            {"blocks", blocks},
            {"segments", segments},
            {"segments_existed", existed},
            {"raw_bytes", *bytes},
+           {"raw_bytes_encoded", raw},
            {"encoded_bytes", stored},
            {"nmse", nmse},
            {"seconds", seconds}});
@@ -96,7 +102,7 @@ int RunPut(const Globals& globals, const PutArgs& args) {
   if (stored > 0)
     fmt::print("; stored in {}, {:.2f} x smaller, squared error {:.2e} of the energy",
                Bytes(static_cast<double>(stored)),
-               static_cast<double>(*bytes) / static_cast<double>(stored), nmse);
+               static_cast<double>(raw) / static_cast<double>(stored), nmse);
   fmt::print("{}\n", existed > 0
                          ? fmt::format("; {} of {} segments were there already", existed, segments)
                          : "");

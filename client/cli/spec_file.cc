@@ -179,8 +179,13 @@ Result<std::vector<BlockHash>> BlockNames(const std::string& tokens_file, const 
   if (!tokens_file.empty()) {
     DYNA_ASSIGN_OR_RETURN(const std::string text, ReadText(tokens_file, 256u << 20));
     std::istringstream in(text);
-    for (uint32_t t; in >> t;) tokens.push_back(t);
-    if (!in.eof()) return BadUsage(tokens_file + ": token ids with spaces between them expected");
+    while (!(in >> std::ws).eof()) {
+      int64_t t = 0;  // wider than an id: what reads into an unsigned accepts a sign
+      if (!(in >> t) || t < 0 || t > int64_t{UINT32_MAX})
+        return BadUsage(tokens_file +
+                        ": token ids (0 .. 4294967295) with spaces between them expected");
+      tokens.push_back(static_cast<uint32_t>(t));
+    }
     const size_t whole = tokens.size() / kBlockTokens;
     if (blocks == 0) blocks = whole;
     if (blocks == 0 || whole < blocks)

@@ -58,6 +58,11 @@ TEST(SpecFile, NamesOfBlocksFormAChain) {
   EXPECT_FALSE(BlockNames("", "", 4).ok());
   std::ofstream(path) << "1 2 x";
   EXPECT_FALSE(BlockNames(path, "", 0).ok());
+  for (const char* bad : {"-1", "1 -1", "1 -1 ", "4294967296", "99999999999999999999"}) {
+    std::ofstream(path) << bad;
+    const auto refused = BlockNames(path, "", 0);
+    EXPECT_NE(refused.status().message().find("token ids"), std::string::npos) << bad;
+  }
   std::remove(path.c_str());
 }
 

@@ -79,7 +79,9 @@ Result<std::shared_ptr<Region>> Region::Allocate(uint64_t bytes) {
   return region;
 }
 
-Region::~Region() { ::munmap(base_, size_); }
+Region::~Region() {
+  if (!fork_guard_.forked()) ::munmap(base_, size_);  // a child has something else there
+}
 
 Result<UniqueFd> Region::DuplicateFd() const {
   UniqueFd copy(::fcntl(fd_.get(), F_DUPFD_CLOEXEC, 0));

@@ -14,6 +14,7 @@
 #include <span>
 #include <vector>
 
+#include "client/base/fork_guard.h"
 #include "client/base/unique_fd.h"
 #include "client/transport/sigbus_guard.h"
 #include "schemas/status.h"
@@ -51,6 +52,7 @@ class Region {
   UniqueFd fd_;
   std::byte* base_;
   uint64_t size_;
+  const ForkGuard fork_guard_;
 };
 
 // Daemon side: memory of a client that its calls may name, of whatever kind. This is where offsets

@@ -51,6 +51,23 @@ TEST_F(RegionTest, BothSidesSeeTheSameBytes) {
   EXPECT_EQ((*region)->OffsetOf({&elsewhere, 1}).status().code(), StatusCode::kInvalid);
 }
 
+TEST_F(RegionTest, AForkedChildKeepsWhatItHasAtTheSameAddress) {
+  auto region = *Region::Allocate(kMiB);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    void* at = region->bytes().data();  // free here: the region did not come along
+    if (::mmap(at, kMiB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE,
+               -1, 0) != at)
+      ::_exit(2);
+    region.reset();
+    *static_cast<volatile char*>(at) = 1;  // SIGSEGV when it was unmapped
+    ::_exit(0);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+}
+
 TEST_F(RegionTest, RefusesWhatCouldFaultOrShrink) {
   EXPECT_EQ(MapCode(Memfd(0, kMiB, 0), kMiB), StatusCode::kInvalid);
   EXPECT_EQ(MapCode(Memfd(MFD_ALLOW_SEALING, kMiB, 0), kMiB), StatusCode::kInvalid);

@@ -19,16 +19,20 @@ nb::list HitsOf(const std::vector<wire::LookupHit>& hits) {
   return out;
 }
 
-// RETRY means that the daemon is making room: ask again until the deadline, as the daemon says.
-template <typename Call>
-auto Persist(double deadline, Call call) {
-  const auto end = std::chrono::steady_clock::now() + Millis(deadline);
+// RETRY means that the daemon is making room: ask again until the deadline, as the daemon says. (A
+// put does so by itself.)
+FetchResult PersistentFetch(Context& c, const Lease& lease, FetchRequest request) {
+  using std::chrono::steady_clock;
+  const auto end = steady_clock::now() + request.deadline;
   for (;;) {
-    auto result = call();
-    if (result.status.code() != StatusCode::kRetry || std::chrono::steady_clock::now() >= end)
+    FetchResult result = c.Fetch(lease, request);
+    const std::chrono::milliseconds wait(std::max(1u, result.status.retry_after_ms()));
+    if (result.status.code() != StatusCode::kRetry || steady_clock::now() + wait >= end)
       return result;
-    std::this_thread::sleep_for(
-        std::chrono::milliseconds(std::max(1u, result.status.retry_after_ms())));
+    std::this_thread::sleep_for(wait);
+    // 1 ms at least: 0 would be the client's own deadline.
+    request.deadline = std::max(
+        std::chrono::ceil<std::chrono::milliseconds>(end - steady_clock::now()), Deadline{1});
   }
 }
 
@@ -68,7 +72,7 @@ nb::list Put(Context& c, const std::vector<nb::bytes>& hashes, nb::object k, nb:
   PutResult result;
   {
     nb::gil_scoped_release released;
-    result = Persist(deadline, [&] { return c.Put(request); });
+    result = c.Put(std::move(request));
   }
   Raise(result.status);
   return SegmentsOf(result.segments);
@@ -94,7 +98,7 @@ nb::dict Fetch(Context& c, PyLease& lease, nb::object k, nb::object v, const std
   FetchResult result;
   {
     nb::gil_scoped_release released;
-    result = Persist(deadline, [&] { return c.Fetch(lease.lease, request); });
+    result = PersistentFetch(c, lease.lease, std::move(request));
   }
   Raise(result.status);
   nb::list tiers;
