@@ -146,7 +146,7 @@ constexpr Key<Options> kKeys[] = {
     {KEY(limits.open_put_bytes), Bytes(1 << 20, kTiB * 64), When::kReload,
      "arena bytes reserved by them"},
     {KEY(limits.open_put_ms), Range(100, 3600e3), When::kReload,
-     "ms until an unfinished put is given up"},
+     "ms that an unfinished put waits for its client until it is given up"},
     {KEY(limits.contexts), Range(1, 65536), When::kReload, "models, of all clients"},
     {KEY(limits.report_bytes_per_s), Bytes(0, kTiB), When::kReload,
      "bytes of statistics a second, of one client; more is dropped and counted"},

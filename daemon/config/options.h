@@ -174,7 +174,7 @@ struct LimitOptions {
   uint32_t open_puts = 1024;
   // arena bytes reserved by them
   uint64_t open_put_bytes = 1ull << 30;
-  // ms until an unfinished put is given up
+  // ms that an unfinished put waits for its client until it is given up
   uint32_t open_put_ms = 30'000;
   // models, of all clients
   uint32_t contexts = 64;

@@ -72,7 +72,7 @@ struct Writer {
   bool replaces = false;  // commits as a new generation
   bool aborted = false;
   int64_t expires_at_ms = 0;
-  TimePoint started;
+  TimePoint moved;                    // when something of it last came, or was coded
   std::list<OpenPut>::iterator open;  // its entry in its session's list
   uint64_t reserved = 0;              // arena bytes, until it commits or aborts
   size_t encoding = 0;                // segments whose job is under way

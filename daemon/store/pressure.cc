@@ -348,7 +348,7 @@ void Store::Impl::ExpireSlice() {
     if (on_revoked) on_revoked(session, lease);
   for (auto it = sessions.begin(); it != sessions.end();) {
     auto next = std::next(it);
-    AbortOpen(it->second, now - options.open_put_timeout);
+    AbortLate(it->second);
     if (it->second.writing.empty()) sessions.erase(it);
     it = next;
   }

@@ -175,6 +175,7 @@ void Store::Put(const Caller& caller, const wire::Put& put, std::vector<KvView> 
       segment.basis = basis;
       if (!nursed) s.BookOpen(*block, *writer, segment);
       ++writer->encoding;
+      s.Moved(*writer);
       writer->reserved += work->extent.size();
       s.sessions[caller.session].open_bytes += work->extent.size();
       s.open_bytes += work->extent.size();
@@ -286,6 +287,7 @@ void Store::Impl::EncodeBatch(const std::shared_ptr<PutOp>& op, StoreContext& ct
           --writer.encoding;
           --encoding;
           open_moved = clock.Now();
+          Moved(writer);
           Segment& segment =
               writer.segments[static_cast<size_t>(w->layer - writer.shard.layer_begin)];
           UnbookOpen(*w->block, writer, segment);

@@ -224,7 +224,7 @@ void Store::CloseSession(SessionId session) {
   impl_->leases.ReleaseSession(session);
   auto it = impl_->sessions.find(session);
   if (it == impl_->sessions.end()) return;
-  impl_->AbortOpen(it->second, TimePoint::max());
+  impl_->AbortOpen(it->second);
   impl_->sessions.erase(it);
 }
 

@@ -158,8 +158,9 @@ struct Store::Impl {
   void EndWriter(Block& block, const std::shared_ptr<Writer>& writer);  // gives back what it held
   void Abort(const BlockRef& block, const std::shared_ptr<Writer>& writer);
   struct Session;
-  // Aborts what this session began before `started`.
-  void AbortOpen(Session& session, TimePoint started);
+  void AbortOpen(Session& session);  // all of it
+  void AbortLate(Session& session);  // what has waited too long for its client
+  void Moved(Writer& writer);
   bool Expired(const Block& block) const {
     return block.expires_at_ms != 0 && block.expires_at_ms <= clock.UnixMillis();
   }
@@ -262,7 +263,7 @@ struct Store::Impl {
   std::map<TenantId, Tenant> tenants;
   std::map<std::pair<TenantId, Fingerprint>, std::unique_ptr<StoreContext>> contexts;
   struct Session {
-    std::list<OpenPut> writing;  // by the time when they started
+    std::list<OpenPut> writing;  // by the time when they last moved
     uint64_t open_bytes = 0;
   };
   std::map<SessionId, Session> sessions;  // those with open puts

@@ -78,6 +78,21 @@ TEST(StoreRaces, AMissOfAnOlderCopyIsNotOfWhatTookItsPlace) {
 
 // A lease is a promise of the store's, which a client's delete may break for one block: that one is
 // a miss, and the lease and its other blocks are as they were.
+TEST(StoreRaces, APutIsNotGivenUpWhileTheCodecHasIt) {
+  StoreHarness s;
+  auto data = StoreHarness::Data(1);
+  const auto sources = StoreHarness::Sources(data);
+  Status status = Internal("not answered");
+  s.store->Put(s.caller, s.Request(1, 0), sources, {},
+               [&](const wire::PutReply& reply) { status = reply.status; });
+  s.loop.RunAll();
+  s.clock.Advance(std::chrono::seconds(40));
+  s.store->Tick();
+  s.Settle();
+  EXPECT_TRUE(status.ok()) << status.ToString();
+  EXPECT_LT(s.ErrorOf(1), 1e-3);
+}
+
 TEST(StoreRaces, BlockDeletedUnderALeaseIsAMissAndNoMore) {
   StoreHarness s;
   bool told = false;

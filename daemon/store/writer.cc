@@ -157,7 +157,7 @@ std::shared_ptr<Writer> Store::Impl::BeginBlock(const Caller& caller, StoreConte
   writer->durability = put.durability;
   writer->replaces = replaces;
   writer->expires_at_ms = put.ttl_ms == 0 ? 0 : clock.UnixMillis() + put.ttl_ms;
-  writer->started = clock.Now();
+  writer->moved = clock.Now();
   const size_t layers = static_cast<size_t>(put.shard.layer_end - put.shard.layer_begin);
   const auto heads = static_cast<uint16_t>(put.shard.head_end - put.shard.head_begin);
   writer->taken.resize(layers);
@@ -220,12 +220,30 @@ void Store::Impl::Abort(const BlockRef& block, const std::shared_ptr<Writer>& wr
   if (block->state() == BlockState::kWriting && block->writers.empty()) Gone(*block, false);
 }
 
-void Store::Impl::AbortOpen(Session& session, TimePoint started) {
+void Store::Impl::AbortOpen(Session& session) {
   while (!session.writing.empty()) {
     const OpenPut oldest = session.writing.front();  // Abort takes it out
-    if (oldest.writer->started >= started) return;
     Abort(oldest.block, oldest.writer);
   }
+}
+
+void Store::Impl::AbortLate(Session& session) {
+  const TimePoint since = clock.Now() - options.open_put_timeout;
+  while (!session.writing.empty()) {
+    const OpenPut oldest = session.writing.front();
+    if (oldest.writer->moved >= since) return;
+    if (oldest.writer->encoding > 0)  // it is the codec that takes its time
+      Moved(*oldest.writer);
+    else
+      Abort(oldest.block, oldest.writer);
+  }
+}
+
+void Store::Impl::Moved(Writer& writer) {
+  if (writer.aborted) return;
+  writer.moved = clock.Now();
+  auto& writing = sessions.at(writer.session).writing;
+  writing.splice(writing.end(), writing, writer.open);
 }
 
 void Store::Impl::DropIfExpired(BlockRef* block) {
