@@ -56,7 +56,7 @@ class KeptDeletions final : public SpillStore {
     State(std::unique_ptr<SpillStore> store, const Clock& c, Executor& e)
         : inner(std::move(store)), clock(c), executor(e) {}
 
-    static void Delete(const std::shared_ptr<State>& self, const record::BlockKey& key, Done done) {
+    static void Delete(const std::shared_ptr<State>& self, record::BlockKey key, Done done) {
       self->owed.erase(key);
       const uint64_t number = ++self->deletions;
       self->on_way[key] = number;
