@@ -28,21 +28,23 @@ struct Answer {
   std::string body;
 };
 
-Answer Route(std::string_view path, const std::function<Snapshot()>& snapshot) {
+Answer Route(std::string_view path, const Facts& facts) {
   path = path.substr(0, path.find('?'));
   constexpr std::string_view kText = "text/plain; charset=utf-8";
   // The loop runs, or nobody would answer.
   if (path == "/livez") return {http::status::ok, kText, "ok\n"};
   if (path == "/readyz") {
-    const Snapshot s = snapshot();
-    if (s.not_ready.empty()) return {http::status::ok, kText, "ready\n"};
-    return {http::status::service_unavailable, kText,
-            fmt::format("{}\n", fmt::join(s.not_ready, "\n"))};
+    const auto why = facts.not_ready();
+    if (why.empty()) return {http::status::ok, kText, "ready\n"};
+    return {http::status::service_unavailable, kText, fmt::format("{}\n", fmt::join(why, "\n"))};
   }
   if (path == "/metrics")
-    return {http::status::ok, "text/plain; version=0.0.4; charset=utf-8", MetricsText(snapshot())};
-  if (path == "/status") return {http::status::ok, "application/json", StatusJson(snapshot())};
-  if (path == "/") return {http::status::ok, "text/html; charset=utf-8", StatusPage(snapshot())};
+    return {http::status::ok, "text/plain; version=0.0.4; charset=utf-8",
+            MetricsText(facts.snapshot())};
+  if (path == "/status")
+    return {http::status::ok, "application/json", StatusJson(facts.snapshot())};
+  if (path == "/")
+    return {http::status::ok, "text/html; charset=utf-8", StatusPage(facts.snapshot())};
   return {http::status::not_found, kText, fmt::format("no such page; there are {}", kPaths)};
 }
 
@@ -50,8 +52,8 @@ Answer Route(std::string_view path, const std::function<Snapshot()>& snapshot) {
 
 class HttpServer::Impl : public std::enable_shared_from_this<Impl> {
  public:
-  Impl(asio::io_context& loop, const HttpOptions& options, std::function<Snapshot()> snapshot)
-      : loop_(loop), options_(options), snapshot_(std::move(snapshot)), acceptor_(loop) {}
+  Impl(asio::io_context& loop, const HttpOptions& options, Facts facts)
+      : loop_(loop), options_(options), facts_(std::move(facts)), acceptor_(loop) {}
 
   Status Open() {
     beast::error_code error;
@@ -142,7 +144,7 @@ class HttpServer::Impl : public std::enable_shared_from_this<Impl> {
     const bool known = request.method() == http::verb::get || request.method() == http::verb::head;
     const auto target = request.target();
     Send(session, request, request.keep_alive(),
-         known ? Route({target.data(), target.size()}, snapshot_)
+         known ? Route({target.data(), target.size()}, facts_)
                : Answer{http::status::method_not_allowed, "text/plain", "GET and HEAD only\n"});
   }
 
@@ -177,7 +179,7 @@ class HttpServer::Impl : public std::enable_shared_from_this<Impl> {
 
   asio::io_context& loop_;
   const HttpOptions options_;
-  const std::function<Snapshot()> snapshot_;
+  const Facts facts_;
   tcp::acceptor acceptor_;
   asio::steady_timer timer_{loop_};
   std::list<SessionPtr> sessions_;
@@ -186,9 +188,8 @@ class HttpServer::Impl : public std::enable_shared_from_this<Impl> {
 };
 
 Result<std::unique_ptr<HttpServer>> HttpServer::Listen(asio::io_context& loop,
-                                                       const HttpOptions& options,
-                                                       std::function<Snapshot()> snapshot) {
-  auto impl = std::make_shared<Impl>(loop, options, std::move(snapshot));
+                                                       const HttpOptions& options, Facts facts) {
+  auto impl = std::make_shared<Impl>(loop, options, std::move(facts));
   DYNA_RETURN_IF_ERROR(impl->Open());
   return std::unique_ptr<HttpServer>(new HttpServer(std::move(impl)));
 }

@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "client/base/asio.h"
 #include "daemon/admin/metrics.h"
@@ -22,12 +23,17 @@ struct HttpOptions {
   uint32_t timeout_ms = 10'000;       // for a request to come, and for its answer to be taken
 };
 
+// What is asked on the loop for a page. A snapshot walks over all that is held; whoever asks every
+// second whether the daemon is ready must not cost that.
+struct Facts {
+  std::function<Snapshot()> snapshot;
+  std::function<std::vector<std::string>()> not_ready;  // why; empty: ready
+};
+
 class HttpServer {
  public:
-  // `snapshot` is called on the loop for every request.
   static Result<std::unique_ptr<HttpServer>> Listen(asio::io_context& loop,
-                                                    const HttpOptions& options,
-                                                    std::function<Snapshot()> snapshot);
+                                                    const HttpOptions& options, Facts facts);
   ~HttpServer();  // stops listening and closes every connection; on the loop, or after it
   HttpServer(const HttpServer&) = delete;
   HttpServer& operator=(const HttpServer&) = delete;

@@ -18,7 +18,8 @@ namespace {
 class HttpServerTest : public ::testing::Test {
  protected:
   void Start(HttpOptions options = {}) {
-    auto server = HttpServer::Listen(loop_, options, [this] { return snapshot_; });
+    auto server = HttpServer::Listen(
+        loop_, options, {[this] { return snapshot_; }, [this] { return snapshot_.not_ready; }});
     ASSERT_TRUE(server.ok()) << server.status().ToString();
     server_ = std::move(*server);
     thread_ = std::thread([this] { loop_.run(); });
@@ -168,15 +169,15 @@ TEST(HttpServer, NamesABadAddressAndABusyPort) {
   asio::io_context loop;
   HttpOptions options;
   options.address = "localhost";
-  EXPECT_EQ(HttpServer::Listen(loop, options, [] { return Snapshot{}; }).status().code(),
-            StatusCode::kInvalid);
+  const Facts nothing{[] { return Snapshot{}; }, [] { return std::vector<std::string>{}; }};
+  EXPECT_EQ(HttpServer::Listen(loop, options, nothing).status().code(), StatusCode::kInvalid);
   options.address = "::1";
-  auto v6 = HttpServer::Listen(loop, options, [] { return Snapshot{}; });
+  auto v6 = HttpServer::Listen(loop, options, nothing);
   options.address = "127.0.0.1";
-  auto first = HttpServer::Listen(loop, options, [] { return Snapshot{}; });
+  auto first = HttpServer::Listen(loop, options, nothing);
   ASSERT_TRUE(first.ok());
   options.port = (*first)->port();
-  const Status busy = HttpServer::Listen(loop, options, [] { return Snapshot{}; }).status();
+  const Status busy = HttpServer::Listen(loop, options, nothing).status();
   EXPECT_NE(busy.message().find("bind 127.0.0.1:"), std::string::npos) << busy.ToString();
 }
 

@@ -51,6 +51,7 @@ Status MakeDirectory(const std::string& path) {
 struct Server::Impl {
   explicit Impl(config::Options o) : options(std::move(o)), executor(loop), signals(loop) {}
 
+  std::vector<std::string> NotReady() const;
   admin::Snapshot Snapshot() const;
   void ArmTick();
   void OnSignal(int signal);
@@ -85,6 +86,14 @@ struct Server::Impl {
   int exit_code = 0;
 };
 
+std::vector<std::string> Server::Impl::NotReady() const {
+  std::vector<std::string> why;
+  if (!ready) why.push_back("recovering blocks from disk");
+  if (!device_lost.empty()) why.push_back("the GPU is lost: " + device_lost);
+  if (stopping) why.push_back("stopping");
+  return why;
+}
+
 admin::Snapshot Server::Impl::Snapshot() const {
   admin::Snapshot s;
   s.version = DYNA_VERSION;
@@ -104,9 +113,7 @@ admin::Snapshot Server::Impl::Snapshot() const {
   s.instance_id = host ? host->instance_id : 0;
   s.uptime_seconds = std::chrono::duration<double>(clock.Now() - started).count();
   s.draining = stopping;
-  if (!ready) s.not_ready.push_back("recovering blocks from disk");
-  if (!device_lost.empty()) s.not_ready.push_back("the GPU is lost: " + device_lost);
-  if (stopping) s.not_ready.push_back("stopping");
+  s.not_ready = NotReady();
   s.store = store->stats();
   s.arena = arena->stats();
   s.spill_enabled = spill != nullptr;
@@ -347,7 +354,7 @@ Result<std::unique_ptr<Server>> Server::Build(config::Options options, BackendCh
   if (o.admin.enabled) {
     auto http = admin::HttpServer::Listen(
         s.loop, {o.admin.address, o.admin.port, o.admin.connections, 10'000},
-        [p = impl.get()] { return p->Snapshot(); });
+        {[p = impl.get()] { return p->Snapshot(); }, [p = impl.get()] { return p->NotReady(); }});
     if (!http.ok())
       return Status(http.status().code(), "admin page: " + std::string(http.status().message()) +
                                               " (set admin.port, or admin.enabled = false)");

@@ -194,7 +194,7 @@ void Store::Impl::FinishLoad(const BlockRef& block, Status status) {
     ++counts.loaded_blocks;
     if (block->drop_due) DropLater(block);  // it had come due on the disk, or before a restart
   } else {
-    ++counts.load_failures;
+    if (status.code() != StatusCode::kRetry) ++counts.load_failures;  // room is no failure
     // A damaged or missing record is a miss from now on; a full arena is not its fault. Where the
     // disk fails, what was promised is in the other database.
     const bool miss = status.code() == StatusCode::kMiss;
