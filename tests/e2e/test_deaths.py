@@ -106,7 +106,7 @@ def test_clients_killed_over_ucx_hold_nothing_and_stop_nobody(
     names, want = kv.hashes("stays", 8), kv.values(14, 8)
     kv.put(context, names, want, quality="exact")
     for round_ in range(2 * KILLS):
-        dying = worker(daemon, "ucx", f"dies-{round_}")
+        dying = worker(daemon, "ucx", f"dies-{round_ % 32}")  # contexts stay, and are bounded
         assert line(dying) == "put"
         time.sleep(float(rng.uniform(0, 0.05)))
         if round_ % 2:  # what the daemon sends to it waits
@@ -161,7 +161,9 @@ def test_a_daemon_killed_over_ucx_lets_its_clients_go(new_daemon: Callable[..., 
         working.join(30)
         assert not working.is_alive(), f"round {round_}: a call did not end"
         code, began = ended[-1]
-        assert code in {"CANCELLED", "LEASE_LOST"} or (code == "DEADLINE" and began > killed)
+        # What the library had not sent yet waits as well.
+        later = began > killed - 0.01
+        assert code in {"CANCELLED", "LEASE_LOST"} or (code == "DEADLINE" and later)
         daemon.start()
     assert len(ended) == KILLS
     names, got = kv.hashes("after", 64), np.zeros_like(want)
