@@ -82,12 +82,16 @@ wire::LookupReply Store::Lookup(const Caller& caller, const wire::Lookup& want) 
   std::vector<Found> found(want.hashes.size());
   size_t run = 0, barred_until = 0;
   bool leading = true;
-  const bool spill_off = s.spill != nullptr && !s.spill->stats().asks();
+  std::optional<bool> spill_off;  // asked where a block lies there: most lookups find none
+  const auto off = [&] {
+    if (!spill_off) spill_off = s.spill != nullptr && !s.spill->stats().asks();
+    return *spill_off;
+  };
   for (size_t i = 0; i < found.size(); ++i) {
     Found& f = found[i];
     BlockRef block = s.blocks.Find({caller.tenant, want.context, want.hashes[i]});
     if (!block || block->opaque || (block->expires_at_ms != 0 && block->expires_at_ms <= now_ms) ||
-        (spill_off && block->state() == BlockState::kSpilled && !s.BankHolds(*block))) {
+        (block->state() == BlockState::kSpilled && !s.BankHolds(*block) && off())) {
       leading = false;
       continue;
     }

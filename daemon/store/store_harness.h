@@ -10,6 +10,7 @@
 #include <cstring>
 #include <deque>
 #include <memory>
+#include <optional>
 #include <random>
 #include <vector>
 
@@ -185,6 +186,17 @@ struct StoreHarness {
     wire::Put put = Request(n, index, quality);
     put.durability = durability;
     return Put(put, Data(n)).status;
+  }
+  // Durable and answered later, of a bank that is held: null until then.
+  std::shared_ptr<std::optional<wire::PutReply>> PutUnanswered(uint64_t n) {
+    wire::Put put = Request(n, 0);
+    put.durability = Durability::kPersistent;
+    auto data = std::make_shared<std::vector<float>>(Data(n));
+    auto reply = std::make_shared<std::optional<wire::PutReply>>();
+    store->Put(caller, put, Sources(*data), {data, {}},
+               [reply](wire::PutReply r) { *reply = std::move(r); });
+    Settle();
+    return reply;
   }
   // Settled: INTERNAL where no answer came.
   wire::CountReply Pin(const wire::Pin& pin) {

@@ -38,12 +38,7 @@ TEST(StorePromises, DeletedAfterAReplacementStaysDeleted) {
 TEST(StorePromises, DeletedWhileAReplacedBlockWasBankedStaysDeleted) {
   StoreHarness s;
   s.bank->Hold();
-  wire::Put put = s.Request(1, 0);
-  put.durability = Durability::kPersistent;
-  auto data = StoreHarness::Data(1);
-  const auto sources = StoreHarness::Sources(data);
-  s.store->Put(s.caller, put, sources, {}, [](wire::PutReply) {});
-  s.Settle();
+  s.PutUnanswered(1);
   ASSERT_TRUE(s.PutBlock(1, 0, QualityClass::kExact).ok());
   s.bank->ReleaseAll();
   s.Settle();

@@ -38,12 +38,7 @@ TEST(StoreRaces, DeletingAHalfWrittenBlockFreesTheSessionsRoom) {
 TEST(StoreRaces, ClearDuringABankWriteStaysCleared) {
   StoreHarness s;
   s.bank->Hold();
-  wire::Put put = s.Request(1, 0);
-  put.durability = Durability::kPersistent;
-  auto data = StoreHarness::Data(1);
-  const auto src = StoreHarness::Sources(data);
-  s.store->Put(s.caller, put, src, {}, [](wire::PutReply) {});
-  s.Settle();
+  s.PutUnanswered(1);
   EXPECT_EQ(s.store->Clear(s.caller, {s.context}).count, 1u);
   s.bank->ReleaseAll();
   s.Settle();
@@ -215,20 +210,14 @@ TEST(StoreRaces, FailingSpillFallsBackToTheBank) {
 TEST(StoreRaces, WhatIsDeletedWhileItIsBankedIsNotAcknowledged) {
   StoreHarness s;
   s.bank->Hold();
-  wire::Put put = s.Request(1, 0);
-  put.durability = Durability::kPersistent;
-  auto data = StoreHarness::Data(1);
-  const auto sources = StoreHarness::Sources(data);
-  std::optional<wire::PutReply> reply;
-  s.store->Put(s.caller, put, sources, {}, [&](wire::PutReply r) { reply = std::move(r); });
-  s.Settle();
+  const auto reply = s.PutUnanswered(1);
   s.bank->Release(1);  // the context's row: the block's own is on its way
   s.Settle();
   s.store->Delete(s.caller, {s.context, {StoreHarness::Name(1)}});
   s.bank->ReleaseAll();
   s.Settle();
-  ASSERT_TRUE(reply.has_value());
-  EXPECT_EQ(reply->segments.back().status, StatusCode::kCancelled);
+  ASSERT_TRUE(reply->has_value());
+  EXPECT_EQ((*reply)->segments.back().status, StatusCode::kCancelled);
   EXPECT_TRUE(s.bank_disk->blocks.empty());
 }
 

@@ -58,12 +58,7 @@ TEST(StoreRestart, PinsOfTheBankSurviveAKill) {
 TEST(StoreRestart, APinThatComesWhileTheBankWritesIsInTheRow) {
   StoreHarness s;
   s.bank->Hold();
-  wire::Put put = s.Request(1, 0);
-  put.durability = Durability::kPersistent;
-  auto data = StoreHarness::Data(1);
-  const auto from = StoreHarness::Sources(data);
-  s.store->Put(s.caller, put, from, {}, [](wire::PutReply) {});
-  s.Settle();
+  s.PutUnanswered(1);
   wire::CountReply pinned;
   s.store->Pin(s.caller, {s.context, {StoreHarness::Name(1)}, true, 60'000},
                [&](wire::CountReply r) { pinned = std::move(r); });
